@@ -1,0 +1,1 @@
+"""What a turn earned: one method, one file, one class; advantages are pure functions."""

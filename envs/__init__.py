@@ -1,0 +1,1 @@
+"""The environments and what is recorded of them; importing registers the ids."""

@@ -1,0 +1,1 @@
+"""One page per recipe, and the command line."""

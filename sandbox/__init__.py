@@ -1,0 +1,1 @@
+"""Where untrusted commands run, and the errors of machines that fail."""
