@@ -1,0 +1,46 @@
+# make train: from nothing to a trained agent.    make test: lint, types, tests.    make install: .venv with everything.
+#
+# TORCH says which torch: what pip is to install, or "installed" for the one that PYTHON already has:
+#   make install TORCH=installed            make install TORCH='torch --index-url https://...a GPU build...'
+# RECIPE and FLAGS change what is trained:  make train FLAGS='--seed 1 --out runs/one'
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+EXTRAS ?= train,textworld,images,dev
+RECIPE ?= textworld_guide
+FLAGS ?=
+PROCESSES ?= 2
+JOBS ?= 2
+
+BIN := .venv/bin
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: install train test lint clean
+
+.venv/.installed: pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "milepost needs Python 3.11 or newer; make PYTHON=python3.x names one")'
+	$(PYTHON) -m venv $(if $(filter installed,$(TORCH)),--system-site-packages) .venv
+	$(if $(filter installed,$(TORCH)),,$(BIN)/pip install -c .ci/constraints.txt $(TORCH))
+	$(BIN)/pip install -c .ci/constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+install:
+	@rm -f .venv/.installed
+	@$(MAKE) --no-print-directory .venv/.installed
+
+# One thread a process and one process a core is the fastest on a CPU: see docs/benchmarks.md.
+train: .venv/.installed
+	$(ONE_THREAD) $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) -m milepost.recipes.$(RECIPE) $(FLAGS)
+
+test: lint
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
+
+lint: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --version >/dev/null \
+		|| { echo 'pyright cannot be run: it fetches itself from npm the first time, and that failed'; exit 1; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright
+
+clean:
+	rm -rf .venv build dist *.egg-info
