@@ -38,9 +38,7 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --version >/dev/null \
-		|| { echo 'pyright cannot be run: it fetches itself from npm the first time, and that failed'; exit 1; }
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf .venv build dist *.egg-info

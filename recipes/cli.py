@@ -1,7 +1,7 @@
 """The command ``milepost``: train a recipe, list and check environments, read runs.
 
-Every command imports what it needs when it is used, so that ``envs``, ``check`` and ``show`` run without torch. What the
-caller did wrong is one line and exit code 2; ``--debug``, anywhere on the line, shows the traceback instead.
+Every command imports what it needs when it is used, so that ``envs``, ``check`` and ``show`` run without torch. What
+the caller did wrong is one line and exit code 2; ``--debug``, anywhere on the line, shows the traceback instead.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class PlotArgs:
 def parse(args: type[A], argv: Sequence[str] | None = None, prog: str | None = None) -> A:
     """Return a recipe's ``Args`` from the command line, help text from the strings under the fields.
 
-    Without ``argv`` the process is the recipe's own (``python -m milepost.recipes.NAME``, torchrun): then its errors are
-    told as the command ``milepost`` tells them.
+    Without ``argv`` the process is the recipe's own (``python -m milepost.recipes.NAME``, torchrun): then its errors
+    are told as the command ``milepost`` tells them.
     """
     if argv is None:
         if "--debug" in sys.argv:
