@@ -1,0 +1,265 @@
+"""The episodes of one run, from their tasks to their records."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from milepost.agents.core import Answer, ContextFull, Policy, Request, episode_id, stable_seed
+from milepost.agents.gather import Gather, How
+from milepost.agents.slots import Broken, Slot
+from milepost.agents.threads import Hung, Pool, ThreadLost
+from milepost.envs.core import (
+    ContractError,
+    Episode,
+    Message,
+    Stop,
+    Task,
+    action_message,
+    observation_messages,
+)
+from milepost.envs.hooks import Hook
+from milepost.sandbox.core import MachineError
+
+T = TypeVar("T")
+GRACE_S = 10.0
+"""So long a stopped run waits for a step, or an act, that is under way."""
+
+
+class Rollout:
+    """Plays tasks; ``emit(place, episode)`` gets every record as its episode ends, in whatever way."""
+
+    def __init__(
+        self,
+        tasks: Iterable[Task],
+        policy: Policy,
+        credits: Sequence[Hook],
+        emit: Callable[[int, Episode], None],
+        *,
+        gather: How,
+        slots: int,
+        seed: int,
+        timeout_s: float | None,
+        step_timeout_s: float,
+        n_threads: int,
+    ) -> None:
+        if gather not in ("round", "greedy"):
+            raise ValueError(f"gather: expected 'round' or 'greedy', got {gather!r}")
+        for name, number in {"slots": slots, "n_threads": n_threads}.items():
+            if number < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {number}")
+        lock = threading.Lock()
+        self._tasks = enumerate(tasks)
+        self._policy = policy
+        self._inside = bool(getattr(policy, "reference", False))
+        self._credits = [_Serial(hook, lock) for hook in credits]
+        self._emit = emit
+        self._how: How = gather
+        self._n_slots = slots
+        self._n_threads = min(n_threads, slots)
+        self._seed = seed
+        self._timeout_s = timeout_s
+        self._step_timeout_s = step_timeout_s
+        self._ids: set[str] = set()
+        self._n_ended = 0
+        self._n_raised = 0
+
+    async def play(self) -> None:
+        """Play all tasks.
+
+        However it ends, what finished has been emitted, what was under way is emitted as CANCELLED, and environments
+        and threads are closed.
+
+        Raises:
+            ContractError: Too many episodes end by an exception of their environment.
+            Exception: What the policy raised, and the caller's mistakes.
+        """
+        self._gather = Gather(self._policy, self._how)
+        self._pool = Pool(self._n_threads, self._step_timeout_s, eager=self._how == "greedy")
+        for _ in range(self._n_slots):
+            self._gather.enter()
+        players = [asyncio.create_task(self._play_in_slot(i)) for i in range(self._n_slots)]
+        try:
+            await asyncio.gather(*players)
+        finally:
+            for player in players:
+                player.cancel()
+            await asyncio.gather(*players, return_exceptions=True)
+            await self._gather.close(GRACE_S)
+            await self._pool.close(GRACE_S)
+
+    async def _play_in_slot(self, i: int) -> None:
+        slot: Slot | None = None
+        for place, task in self._tasks:
+            slot = slot or Slot(i, self._pool, self._credits)
+            await self._play_task(slot, place, task)
+        self._gather.leave()
+
+    async def _play_task(self, slot: Slot, place: int, task: Task) -> None:
+        fields = self._fields(task)
+        error: BaseException | None = None
+        while True:
+            try:
+                episode = await self._episode(slot, place, task, fields)
+            except ThreadLost:
+                self._gather.forget(fields["id"])
+                continue
+            except Hung as hung:
+                episode = await slot.abandon(Stop.FAILED, str(hung))
+            except Broken as broken:
+                error = broken.__cause__
+                assert error is not None
+                episode = await slot.abandon(Stop.FAILED, _text(error))
+            except BaseException:
+                self._end(place, await slot.abandon(Stop.CANCELLED, grace_s=GRACE_S), None)
+                raise
+            break
+        self._end(place, episode, error)
+
+    async def _episode(self, slot: Slot, place: int, task: Task, fields: dict[str, Any]) -> Episode:
+        """Play one episode to its end."""
+        began = time.monotonic()
+        await slot.open(task, fields)
+        chat = Chat(slot.env.episode)
+        while slot.env.episode.stop is None:
+            if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+                return await slot.end(Stop.TIMEOUT)
+            request = chat.request(self._seed, slot.env if self._inside else None)
+            answer = await self._ask(slot, place, request)
+            if isinstance(answer, ContextFull):
+                if not slot.env.episode.turns:
+                    raise ContractError(f"{task.env_id}: the first prompt is longer than the agent's context: {answer}")
+                return await slot.end(Stop.MAX_TOKENS)
+            if isinstance(answer, MachineError):
+                return await slot.abandon(Stop.FAILED, _text(answer))
+            await slot.step(answer)
+            chat.acted()
+        return slot.env.episode
+
+    async def _ask(self, slot: Slot, place: int, request: Request) -> Answer:
+        if self._inside:
+            return await slot.run(_act_inside, self._policy, request)
+        return await self._gather.ask(place, request)
+
+    def _fields(self, task: Task) -> dict[str, Any]:
+        """Return what the record of an episode says before it begins."""
+        id_ = episode_id(self._seed, task.group, task.attempt)
+        if id_ in self._ids:
+            raise ValueError(f"two tasks have the group {task.group!r} and the attempt {task.attempt}")
+        self._ids.add(id_)
+        source, turn = task.start or (None, 0)
+        fields: dict[str, Any] = {"id": id_, "group": task.group, "attempt": task.attempt, "split": task.split}
+        if source is not None:
+            return fields | {
+                "env_id": source.env_id,
+                "env_kwargs": dict(source.env_kwargs),
+                "task": source.task,
+                "seed": source.seed,
+                "parent": {"episode": source.id, "turn": turn},
+            }
+        seed = stable_seed(self._seed, task.group) % 2**31 if task.seed is None else task.seed
+        return fields | {"env_id": task.env_id, "env_kwargs": dict(task.env_kwargs), "task": task.task, "seed": seed}
+
+    def _end(self, place: int, episode: Episode, error: BaseException | None) -> None:
+        self._gather.forget(episode.id)
+        self._emit(place, episode)
+        if episode.stop is Stop.CANCELLED:
+            return
+        self._n_ended += 1
+        self._n_raised += error is not None and not isinstance(error, MachineError)
+        raised, ended = self._n_raised, self._n_ended
+        if (raised == ended == 3) or (ended >= 20 and raised > 0.05 * ended):
+            tail = "\n".join((episode.failure or "").strip().splitlines()[-6:])
+            raise ContractError(
+                f"{raised} of the first {ended} episodes ended by an exception in their environment; "
+                f"the last, {episode.env_id}, episode {episode.id}:\n{tail}"
+            )
+
+
+class Chat:
+    """What each agent of an episode sees, as lists that grow."""
+
+    def __init__(self, episode: Episode) -> None:
+        self._episode = episode
+        self._messages: dict[str, list[Message]] = {}
+        self._n_seen: dict[str, int] = {}
+        for turn in episode.turns:  # of a branch: what was replayed
+            self._of(turn.agent).extend([*observation_messages(turn.observation), action_message(turn.action)])
+
+    def request(self, run_seed: int, env: Any) -> Request:
+        """Return what the agent whose turn it is has to answer."""
+        episode = self._episode
+        turn, last = len(episode.turns), episode.last
+        agent = episode.info_before(turn).get("agent") or (episode.turns[-1].agent if turn else "agent")
+        messages = self._of(agent)
+        if last is not None:
+            messages += observation_messages(last)
+        n_seen, self._n_seen[agent] = self._n_seen.get(agent, 0), len(messages)
+        return Request(
+            episode=episode.id,
+            group=episode.group,
+            messages=messages,
+            n_seen=n_seen,
+            agent=agent,
+            tools=episode.tools,
+            seed=stable_seed(run_seed, episode.id, turn),
+            observation="" if last is None else last,
+            env=env,
+        )
+
+    def acted(self) -> None:
+        """Add the newest turn's action."""
+        turn = self._episode.turns[-1]
+        self._of(turn.agent).append(action_message(turn.action))
+
+    def _of(self, agent: str) -> list[Message]:
+        if agent not in self._messages:
+            texts = self._episode.instructions
+            system = texts.get(agent, "") if isinstance(texts, dict) else texts
+            self._messages[agent] = [{"role": "system", "content": system}] if system else []
+        return self._messages[agent]
+
+
+class _Serial:
+    """A hook that is called by one thread at a time, and whose errors are not the environment's."""
+
+    def __init__(self, hook: Hook, lock: threading.Lock) -> None:
+        self.label = hook.label
+        self.live = hook.live
+        self._hook = hook
+        self._lock = lock
+
+    def on_reset(self, episode: Episode) -> None:
+        with self._lock:
+            self._checked(self._hook.on_reset, episode)
+
+    def on_turn(self, episode: Episode) -> float | None:
+        with self._lock:
+            return self._checked(self._hook.on_turn, episode)
+
+    def _checked(self, call: Callable[[Episode], T], episode: Episode) -> T:
+        try:
+            return call(episode)
+        except (MachineError, ContractError):
+            raise
+        except Exception as error:
+            where = f"credit {self.label!r} at turn {len(episode.turns) - 1} of episode {episode.id}"
+            raise ContractError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _act_inside(policy: Policy, request: Request) -> Answer:
+    """Ask a policy that looks inside the environment, in the environment's thread."""
+    try:
+        answers = policy.act([request])
+    except MachineError as error:
+        return error
+    assert isinstance(answers, Sequence), "a reference policy is not async"
+    return answers[0]
+
+
+def _text(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).rstrip()

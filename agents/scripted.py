@@ -1,0 +1,111 @@
+"""Policies without a model: fixed moves, uniform choice, and the environment's own solution."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from milepost.agents.core import Request
+from milepost.envs.core import Action, ContractError
+
+
+class ScriptedPolicy:
+    """Answers from a list or a function: deterministic, for tests, demonstrations and replays.
+
+    A list is one move per turn of an episode, its last one repeated; a function takes the request and returns a move.
+    """
+
+    version = 0
+
+    def __init__(self, moves: Sequence[str | Action] | Callable[[Request], str | Action]) -> None:
+        self._move: Callable[[Request], str | Action]
+        if callable(moves):
+            self._move = moves
+        elif moves:
+            self._moves = moves
+            self._move = self._listed
+        else:
+            raise ValueError("moves: expected one or more, got none")
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Return the script's move for each request."""
+        return [move if isinstance(move, Action) else Action(move) for move in map(self._move, requests)]
+
+    def forget(self, episode_ids: Sequence[str]) -> None:
+        """Nothing is kept."""
+
+    def _listed(self, request: Request) -> str | Action:
+        turn = sum(message["role"] == "assistant" for message in request.messages)
+        return self._moves[min(turn, len(self._moves) - 1)]
+
+
+class RandomPolicy:
+    """Chooses uniformly among the admissible actions of the present state: what luck alone gets."""
+
+    version = 0
+    reference = True
+    """It looks into the environment, which a real agent may not."""
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Return one of ``info["actions"]`` for each request, by the request's seed.
+
+        Raises:
+            ContractError: The environment does not say which actions are admissible.
+        """
+        return [Action(_choice(request)) for request in requests]
+
+    def forget(self, episode_ids: Sequence[str]) -> None:
+        """Nothing is kept."""
+
+
+class OraclePolicy:
+    """Plays the environment's own solution, from whatever state it is in.
+
+    With ``noise`` above 0 that share of its moves is a random admissible one, for demonstrations that also show how
+    to recover.
+    """
+
+    version = 0
+    reference = True
+    """It looks into the environment, which a real agent may not."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        if not 0.0 <= noise <= 1.0:
+            raise ValueError(f"noise: expected a share of 0..1, got {noise}")
+        self.noise = noise
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Return the first move of ``oracle()`` for each request.
+
+        Raises:
+            ContractError: The environment has no oracle, or the oracle has no move.
+        """
+        return [Action(self._move(request)) for request in requests]
+
+    def forget(self, episode_ids: Sequence[str]) -> None:
+        """Nothing is kept."""
+
+    def _move(self, request: Request) -> str:
+        if self.noise and random.Random(f"{request.seed} noise").random() < self.noise:
+            return _choice(request)
+        try:
+            oracle = request.env.get_wrapper_attr("oracle")
+        except AttributeError:
+            raise ContractError(f"{_env_id(request)} has no oracle()") from None
+        moves = oracle()
+        if not moves:
+            raise ContractError(f"{_env_id(request)}: oracle() has no move for the present state of {request.episode}")
+        return str(moves[0])
+
+
+def _choice(request: Request) -> str:
+    episode = request.env.get_wrapper_attr("episode")
+    actions: list[Any] | None = episode.info_before(len(episode.turns)).get("actions")
+    if not actions:
+        raise ContractError(f"{_env_id(request)}: info['actions'] is needed to choose from, got {actions!r}")
+    return str(random.Random(request.seed).choice(actions))
+
+
+def _env_id(request: Request) -> str:
+    return str(request.env.get_wrapper_attr("episode").env_id)

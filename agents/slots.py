@@ -1,0 +1,145 @@
+"""Slots that episodes are played in, each with an environment in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import gymnasium as gym
+
+from milepost.agents.threads import Hung, Pool, ThreadLost
+from milepost.envs.core import Action, ContractError, Episode, Stop, Task
+from milepost.envs.hooks import Hook, TurnHooks
+from milepost.envs.make import make
+from milepost.envs.replay import replay
+
+T = TypeVar("T")
+Env = gym.Env[Any, Any]
+
+
+class Broken(Exception):
+    """An environment raised ``__cause__``: its episode is over, the run goes on."""
+
+
+class Slot:
+    """Where one episode at a time is played; it keeps its environment while id and arguments stay the same."""
+
+    def __init__(self, i: int, pool: Pool, credits: Sequence[Hook]) -> None:
+        self._i = i
+        self._pool = pool
+        self._credits = credits
+        self._thread = pool.thread(i)
+        self._fields: dict[str, Any] = {}
+        self._hooked: TurnHooks | None = None
+        self._env: Env | None = None
+        self._close: Callable[[], None] = lambda: None
+        self._key: tuple[str, dict[str, Any]] | None = None
+
+    @property
+    def env(self) -> TurnHooks:
+        """The hooked environment of the present episode."""
+        assert self._hooked is not None, "open comes first"
+        return self._hooked
+
+    async def open(self, task: Task, fields: dict[str, Any]) -> None:
+        """Reset the environment of ``task`` (or replay to where it branches); ``fields`` go into the record.
+
+        Raises:
+            Broken: The environment could not be made or reset.
+            Hung, ThreadLost: See ``Worker``.
+            ValueError, gymnasium.error.Error: The caller's mistake: no such environment or argument.
+        """
+        if self._thread.lost:
+            self._thread, self._env = self._pool.thread(self._i), None
+        self._fields, self._hooked = fields, None
+        await self._thread.run(self._open, task)
+
+    async def step(self, action: Action) -> None:
+        """Take one turn.
+
+        Raises:
+            Broken, Hung, ThreadLost: See ``open``.
+        """
+        await self._thread.run(_guarded, self.env.step, action)
+
+    async def end(self, stop: Stop) -> Episode:
+        """End the episode from outside; the environment may be asked for its score."""
+        return await self._thread.run(_guarded, self.env.end, stop)
+
+    async def run(self, call: Callable[..., T], *args: Any) -> T:
+        """Call something in the environment's own thread."""
+        return await self._thread.run(call, *args)
+
+    async def abandon(self, stop: Stop, failure: str | None = None, grace_s: float | None = None) -> Episode:
+        """Return the record of an episode that cannot go on, and part with its environment.
+
+        A thread that hangs, or does not answer within ``grace_s``, keeps the environment and closes it when it wakes.
+        """
+        try:
+            return await asyncio.wait_for(self._thread.run(self._abandon, stop, failure), grace_s)
+        except (Hung, ThreadLost, TimeoutError):
+            return self._snapshot(stop, failure)
+
+    def _open(self, task: Task) -> None:
+        key = task.env_id, dict(task.env_kwargs)
+        if self._env is None or self._key != key:
+            self._part()
+            self._env, self._key = _made(*key), key
+            self._close = partial(_closed, self._env)
+            self._thread.closing.append(self._close)
+        if task.start is not None:
+            self._hooked = _guarded(replay, self._env, *task.start, self._credits)
+            return
+        hooked = TurnHooks(self._env, self._credits)
+        options = {"episode": dict(self._fields)} | ({} if task.task is None else {"task": task.task})
+        _guarded(hooked.reset, seed=self._fields["seed"], options=options)
+        self._hooked = hooked
+
+    def _part(self) -> None:
+        if self._env is not None:
+            self._env = None
+            self._thread.closing.remove(self._close)
+            self._close()
+
+    def _abandon(self, stop: Stop, failure: str | None) -> Episode:
+        live = self._hooked is not None and self.env.episode.stop is None
+        episode = self.env.end(stop, failure) if live else self._snapshot(stop, failure)
+        self._part()
+        return episode
+
+    def _snapshot(self, stop: Stop, failure: str | None) -> Episode:
+        """Return a record that a thread which still runs cannot change."""
+        if self._hooked is None:
+            return Episode(**self._fields, stop=stop, failure=failure)
+        episode = self._hooked.episode
+        return replace(episode, turns=list(episode.turns), stop=stop, failure=failure)
+
+
+def _closed(env: Env) -> None:
+    """Close an environment; one that cannot be closed is worth a warning, not a run."""
+    try:
+        env.close()
+    except Exception as error:
+        warnings.warn(f"{env} could not be closed: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+
+
+def _made(env_id: str, kwargs: Mapping[str, Any]) -> Env:
+    try:
+        return make(env_id, **kwargs)
+    except (ValueError, gym.error.Error):
+        raise  # the caller's mistake
+    except BaseException as error:
+        raise Broken from error
+
+
+def _guarded(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    try:
+        return call(*args, **kwargs)
+    except ContractError:
+        raise  # the caller's mistake
+    except BaseException as error:
+        raise Broken from error
