@@ -1,0 +1,110 @@
+"""Reading a run folder: what it is, its metrics, its episodes joined with what they earned later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from milepost.envs import codec
+from milepost.envs.core import Episode
+from milepost.envs.files import Images, read_lines
+
+ADVANTAGE = "advantage"
+"""The label under which a run keeps ``turn.advantage``."""
+
+
+@dataclass
+class RunInfo:
+    """What ``run.json`` says."""
+
+    kind: str
+    """The recipe or tool that writes the folder; only the same one may go on in it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
+    """Of kind and settings: equal digests are equal runs."""
+    status: str = "running"
+    """``running`` (or killed), ``stopped`` or ``finished``."""
+    schema: int = codec.SCHEMA
+
+
+def read_run(path: str | Path) -> RunInfo:
+    """Return what a run folder says about itself.
+
+    Raises:
+        ValueError: It is no run folder, or its schema is newer.
+    """
+    file = Path(path) / "run.json"
+    try:
+        record = json.loads(file.read_bytes())
+        codec.check_schema(record, str(path))
+        return RunInfo(**{key: value for key, value in record.items() if key in RunInfo.__dataclass_fields__})
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{path} is no run folder: expected a run.json in it") from None
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: expected the description of a run: {error}") from None
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Return the rows of metrics, in the order in which they were written."""
+    file = Path(path) / "metrics.jsonl"
+    return [codec.unpack(row) for row in read_lines(file)] if file.exists() else []
+
+
+def read_episodes(path: str | Path, credit: bool = True, images: bool = True) -> Iterator[Episode]:
+    """Yield the episodes of a run folder, or of one ``.jsonl`` file of episodes.
+
+    Args:
+        path: The folder or file.
+        credit: Whether to join what was assigned after play (``credit/*.jsonl``), advantages too.
+        images: Whether to load pictures; without them an observation keeps ``{"$image": name}``.
+
+    Raises:
+        ValueError: There is no such run, a line is broken, or the schema is newer.
+    """
+    path = Path(path)
+    if path.is_dir():
+        read_run(path)
+    folder = path if path.is_dir() else path.parent.parent
+    shards = sorted(path.glob("episodes/*.jsonl")) if path.is_dir() else [path]
+    load = Images(folder / "images").load if images else None
+    earned = _read_credit(folder) if credit else {}
+    for shard in shards:
+        if not shard.is_file():
+            raise ValueError(f"{shard}: no such file of episodes")
+        for record in read_lines(shard):
+            episode = codec.from_json(record, load)
+            for label, line in earned.get(episode.id, ()):
+                _join(episode, label, line)
+            yield episode
+
+
+def _read_credit(folder: Path) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    """Return the lines of all credit files by episode id."""
+    earned: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for file in sorted(folder.glob("credit/*.jsonl")):
+        lines = read_lines(file)
+        head = next(lines, None)
+        if head is None:
+            continue
+        codec.check_schema(head, str(file))
+        for line in lines:
+            earned.setdefault(line["episode"], []).append((head["label"], line))
+    return earned
+
+
+def _join(episode: Episode, label: str, line: Mapping[str, Any]) -> None:
+    values = codec.unpack(line["values"])
+    at = line.get("turns", range(len(values)))
+    if len(at) != len(values) or (len(at) and max(at) >= len(episode.turns)):
+        raise ValueError(
+            f"credit {label!r}: {len(values)} values do not fit the {len(episode.turns)} turns of {episode.id}"
+        )
+    for t, value in zip(at, values, strict=True):
+        if label == ADVANTAGE:
+            episode.turns[t].advantage = value
+        else:
+            episode.turns[t].credit[label] = value
