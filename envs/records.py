@@ -66,15 +66,14 @@ def read_episodes(path: str | Path, credit: bool = True, images: bool = True) ->
         ValueError: There is no such run, a line is broken, or the schema is newer.
     """
     path = Path(path)
-    if path.is_dir():
+    single = path.is_file()
+    if not single:
         read_run(path)
-    folder = path if path.is_dir() else path.parent.parent
-    shards = sorted(path.glob("episodes/*.jsonl")) if path.is_dir() else [path]
+    folder = path.parent.parent if single else path
+    shards = [path] if single else sorted(path.glob("episodes/*.jsonl"))
     load = Images(folder / "images").load if images else None
     earned = _read_credit(folder) if credit else {}
     for shard in shards:
-        if not shard.is_file():
-            raise ValueError(f"{shard}: no such file of episodes")
         for record in read_lines(shard):
             episode = codec.from_json(record, load)
             for label, line in earned.get(episode.id, ()):
