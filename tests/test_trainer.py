@@ -4,60 +4,18 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from rows import TinyPolicy, batch, sample, weights
 
 from milepost.agents.loss import Aggregation, Level
 from milepost.agents.packing import micro_batches, token_logprobs
 from milepost.agents.samples import Sample, kl_credit
 from milepost.agents.trainer import Objective, Trainer
 from milepost.envs.core import Action, Episode, Stop, Tokens, Turn
-
-
-class TinyPolicy:
-    """A random tiny Llama with the part of a policy that is trained."""
-
-    def __init__(self, lora: bool = False, layers: int = 2, vocabulary: int = 32, seed: int = 0) -> None:
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=vocabulary, hidden_size=16, intermediate_size=32, num_hidden_layers=layers,
-            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=256, pad_token_id=2, eos_token_id=2,
-        )  # fmt: skip
-        self.model: Any = LlamaForCausalLM(config)
-        if lora:
-            self.model = get_peft_model(self.model, LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1))
-            for name, p in self.model.named_parameters():
-                if "lora_B" in name:
-                    torch.nn.init.normal_(p, std=0.05)
-        self.version, self.temperature, self.synced = 0, 1.0, 0
-
-    def sync(self) -> None:
-        self.synced += 1
-
-
-def sample(n: int, episode: str, seed: int, advantage: float | None = None) -> Sample:
-    """A row of ``n`` turns of 3 + 2 tokens with random advantages."""
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(3, 32, 5 * n).astype(np.int32)
-    sampled = np.tile([False, False, False, True, True], n)
-    turn = np.where(sampled, np.repeat(np.arange(n), 5), -1).astype(np.int32)
-    worth = np.repeat(rng.normal(size=n) if advantage is None else np.full(n, advantage), 5) * sampled
-    logprobs = np.where(sampled, -3.4 + 0.1 * rng.normal(size=5 * n), 0).astype(np.float32)
-    return Sample(ids, sampled, logprobs, worth.astype(np.float32), turn, episode, "g", [0] * n)
-
-
-def batch() -> list[Sample]:
-    samples = [sample(n, f"e{i}", i) for i, n in enumerate([1, 3, 2, 5, 1, 2])]
-    return [*samples, sample(2, "e1", 9)]  # a fork of the second episode
-
-
-def weights(policy: TinyPolicy) -> torch.Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in policy.model.parameters() if p.requires_grad])
 
 
 def gradient(trainer: Trainer) -> torch.Tensor:
@@ -203,7 +161,8 @@ def test_kl_credit_of_the_policy_itself_is_zero():
     ]  # fmt: skip
     episode = Episode(id="a", turns=turns, stop=Stop.TERMINATED)
     kl_credit([episode], trainer.reference)
-    assert np.concatenate([turn.credit["kl"] for turn in turns]) == pytest.approx(np.zeros(4), abs=1e-6)
+    for turn in turns:
+        assert turn.credit["kl"] == pytest.approx(np.zeros(2), abs=1e-6)
 
 
 def test_cloning_learns_the_demonstration_and_leaves_out_what_weighs_nothing():
@@ -252,10 +211,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path, lora: bool):
     straight = TinyPolicy(lora)
     trainer = Trainer(straight, lr=1e-2, total_updates=6, seed=3)
-    for update in range(6):
-        if update == 3:
-            trainer.save(tmp_path / "trainer.safetensors")
-            draws = random.random(), np.random.random(), torch.rand(1)
+    for _ in range(3):
+        trainer.update(batch())
+    trainer.save(tmp_path / "trainer.safetensors")
+    draws = random.random(), np.random.random(), torch.rand(1)
+    for _ in range(3):
         trainer.update(batch())
     resumed = TinyPolicy(lora, seed=0)
     again = Trainer(resumed, lr=1e-2, total_updates=6, seed=3)
