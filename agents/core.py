@@ -37,11 +37,15 @@ class Request:
     observation: Observation = ""
     """The newest observation alone."""
     env: Any = field(default=None, compare=False)
-    """The hooked environment, for oracles and baselines that act from the inside; a real agent leaves it alone."""
+    """The hooked environment, for oracles and baselines; None unless the policy says ``reference = True``."""
 
 
 class Policy(Protocol):
-    """Whatever answers requests; ``act`` may be async."""
+    """Whatever answers requests; ``act`` may be async, else it is called in one thread that is not the consumer's.
+
+    A policy with the attribute ``reference = True`` acts from ``request.env``: it is asked for one request at a time,
+    in the environment's own thread, for several environments at once.
+    """
 
     version: int
     """Counts the train steps behind its weights."""

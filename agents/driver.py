@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+from contextlib import closing, suppress
 from queue import SimpleQueue
 from typing import Literal, TypedDict, Unpack
 
@@ -56,7 +57,7 @@ def stream(
         ContractError: Broken contracts; too many episodes that end by an exception of their environment.
         ValueError: Two tasks with one group and attempt; unknown environments, options or settings.
     """
-    return (episode for _, episode in _stream(tasks, policy, credits, settings))
+    return _episodes(_stream(tasks, policy, credits, settings))
 
 
 def play(
@@ -95,7 +96,7 @@ async def astream(
             await playing
         finally:
             playing.cancel()
-            await asyncio.wait([playing])
+            await asyncio.gather(playing, return_exceptions=True)
             while not ended.empty():
                 if (episode := ended.get_nowait()) is not None:
                     on_end(episode)
@@ -117,6 +118,12 @@ def _stream(tasks: Iterable[Task], policy: Policy, credits: Sequence[Hook], sett
     ended: SimpleQueue[Placed | None] = SimpleQueue()
     rollout = _rollout(tasks, policy, credits, lambda place, episode: ended.put((place, episode)), settings)
     return _read(ended, rollout, tasks, settings)
+
+
+def _episodes(placed: Generator[Placed]) -> Generator[Episode]:
+    with closing(placed):
+        for _, episode in placed:
+            yield episode
 
 
 def _read(
@@ -176,7 +183,7 @@ class _Background:
 
     def cancel(self) -> None:
         """Have the play stop; it still says what was under way."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: it has ended
             self._loop.call_soon_threadsafe(self._playing.cancel)
 
     def join(self) -> None:

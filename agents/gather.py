@@ -27,14 +27,14 @@ class Gather:
 
     ``round`` waits until every live slot asks, so that a batch depends on nothing but the seed. ``greedy`` takes what
     is there: an async policy gets each request at once, any other whatever came while it was busy. A policy that is
-    not async works in one thread of its own, and forgets there, between two acts.
+    not async works in one thread of its own, and forgets there, between two acts. ``live`` is the number of slots.
     """
 
-    def __init__(self, policy: Policy, how: How) -> None:
+    def __init__(self, policy: Policy, how: How, live: int) -> None:
         self._policy = policy
         self._how = how
         self._is_async = inspect.iscoroutinefunction(policy.act)
-        self._live = 0
+        self._live = live
         self._waiting: list[_Waiting] = []
         self._over: list[str] = []
         self._acts: set[asyncio.Task[None]] = set()
@@ -46,10 +46,6 @@ class Gather:
         self._waiting.append(waiting)
         self._go()
         return await waiting.answer
-
-    def enter(self) -> None:
-        """Count one more live slot."""
-        self._live += 1
 
     def leave(self) -> None:
         """Count a slot as done: nobody waits for it any more."""

@@ -78,10 +78,8 @@ class Rollout:
             ContractError: Too many episodes end by an exception of their environment.
             Exception: What the policy raised, and the caller's mistakes.
         """
-        self._gather = Gather(self._policy, self._how)
+        self._gather = Gather(self._policy, self._how, self._n_slots)
         self._pool = Pool(self._n_threads, self._step_timeout_s, eager=self._how == "greedy")
-        for _ in range(self._n_slots):
-            self._gather.enter()
         players = [asyncio.create_task(self._play_in_slot(i)) for i in range(self._n_slots)]
         try:
             await asyncio.gather(*players)
@@ -122,11 +120,12 @@ class Rollout:
 
     async def _episode(self, slot: Slot, place: int, task: Task, fields: dict[str, Any]) -> Episode:
         """Play one episode to its end."""
-        began = time.monotonic()
         await slot.open(task, fields)
+        began = time.monotonic()
         chat = Chat(slot.env.episode)
         while slot.env.episode.stop is None:
-            if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+            overdue = self._timeout_s is not None and time.monotonic() - began > self._timeout_s
+            if overdue and slot.env.episode.turns:
                 return await slot.end(Stop.TIMEOUT)
             request = chat.request(self._seed, slot.env if self._inside else None)
             answer = await self._ask(slot, place, request)
@@ -154,6 +153,8 @@ class Rollout:
         source, turn = task.start or (None, 0)
         fields: dict[str, Any] = {"id": id_, "group": task.group, "attempt": task.attempt, "split": task.split}
         if source is not None:
+            if source.env_id != task.env_id:
+                raise ValueError(f"start: expected an episode of {task.env_id}, got one of {source.env_id}")
             return fields | {
                 "env_id": source.env_id,
                 "env_kwargs": dict(source.env_kwargs),

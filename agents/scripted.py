@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from milepost.agents.core import Request
@@ -20,17 +21,18 @@ class ScriptedPolicy:
 
     def __init__(self, moves: Sequence[str | Action] | Callable[[Request], str | Action]) -> None:
         self._move: Callable[[Request], str | Action]
-        if callable(moves):
-            self._move = moves
-        elif moves:
-            self._moves = moves
+        if isinstance(moves, Sequence):
+            if not moves or isinstance(moves, str):
+                raise ValueError(f"moves: expected a list of one or more, or a function, got {moves!r}")
+            self._moves: Sequence[str | Action] = moves
             self._move = self._listed
         else:
-            raise ValueError("moves: expected one or more, got none")
+            self._move = moves
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Return the script's move for each request."""
-        return [move if isinstance(move, Action) else Action(move) for move in map(self._move, requests)]
+        moves = map(self._move, requests)
+        return [Action(move) if isinstance(move, str) else replace(move) for move in moves]
 
     def forget(self, episode_ids: Sequence[str]) -> None:
         """Nothing is kept."""

@@ -85,7 +85,7 @@ class Slot:
             return self._snapshot(stop, failure)
 
     def _open(self, task: Task) -> None:
-        key = task.env_id, dict(task.env_kwargs)
+        key = self._fields["env_id"], self._fields["env_kwargs"]
         if self._env is None or self._key != key:
             self._part()
             self._env, self._key = _made(*key), key
@@ -106,8 +106,11 @@ class Slot:
             self._close()
 
     def _abandon(self, stop: Stop, failure: str | None) -> Episode:
-        live = self._hooked is not None and self.env.episode.stop is None
-        episode = self.env.end(stop, failure) if live else self._snapshot(stop, failure)
+        ended = self._hooked.episode.stop if self._hooked is not None else None
+        if self._hooked is None or (ended is not None and stop is Stop.FAILED):
+            episode = self._snapshot(stop, failure)
+        else:
+            episode = self._hooked.end(stop, failure) if ended is None else self._hooked.episode
         self._part()
         return episode
 
