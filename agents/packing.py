@@ -3,33 +3,48 @@
 Rows are padded on the right, so a causal model needs no mask: no real token sees what stands after it. Hidden states
 are gathered at the wanted positions before the language-model head, which is the largest matrix of a small model.
 
-Shape letters: B rows, L tokens of the longest row, D hidden size, V vocabulary, N wanted tokens of all rows.
+Attempts at one task share their prompt: rows of one batch that begin alike have their common beginning computed once,
+forward and backward, and each row attends to it through a cache that carries the gradient.
+
+Shape letters: B rows, L tokens of the longest row, S tokens after those shared, D hidden size, V vocabulary, N wanted
+tokens of all rows.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from milepost.agents.samples import BoolArray
 from milepost.envs.core import IntArray
 
+MIN_SHARED = 16
+"""Fewer tokens in common are not worth a second forward."""
 
-def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Return the indices of rows by length, longest first, in batches of at most ``max_tokens`` with padding.
 
-    A row longer than that is a batch of its own.
+def micro_batches(rows: Sequence[IntArray], wanted: Sequence[BoolArray], max_tokens: int) -> list[list[int]]:
+    """Return the indices of the rows in batches whose forward is at most ``max_tokens`` wide times high.
+
+    Rows of one prompt come together, the longest first; a prompt counts once. A row longer than ``max_tokens`` is a
+    batch of its own.
     """
+    prompts = [row[: _first(at)].tobytes() for row, at in zip(rows, wanted, strict=True)]
+    several = {prompt for prompt, n in Counter(prompts).items() if n > 1 and len(prompt) >= 4 * MIN_SHARED}
+    keys = [prompt if prompt in several else b"" for prompt in prompts]
     batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
+    for i in sorted(range(len(rows)), key=lambda i: (keys[i], -len(rows[i]))):
+        if batches and keys[(first := batches[-1][0])] == keys[i]:
+            shared = len(keys[i]) // 4
+            if shared + (len(batches[-1]) + 1) * (len(rows[first]) - shared) <= max_tokens:
+                batches[-1].append(i)
+                continue
+        batches.append([i])
     return batches
 
 
@@ -41,14 +56,14 @@ def token_logprobs(
     Args:
         model: A transformers causal language model, with a peft adapter or without.
         rows: Token ids, ``[L]`` each.
-        wanted: Which of them, ``[L]`` each; never a row's first, which nothing predicts.
+        wanted: Which of them, ``[L]`` each, at least one; never a row's first, which nothing predicts.
         temperature: What the sampler divided the logits by.
 
     Raises:
         ValueError: The first token of a row is wanted.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = base.get_output_embeddings()
+    backbone, head = getattr(base, base.base_model_prefix), base.get_output_embeddings()
     device = head.weight.device
     shape = len(rows), max(len(row) for row in rows)
     ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
@@ -58,11 +73,45 @@ def token_logprobs(
         raise ValueError("a row begins with a sampled token: a prompt of at least one token must stand before it")
     ids_BL = torch.from_numpy(ids).to(device)
     rows_N, columns_N = (torch.from_numpy(at).to(device) for at in mask.nonzero())
-    positions_BL = torch.arange(shape[1], device=device).expand(shape)
-    backbone = getattr(base, base.base_model_prefix)
-    hidden_BLD = backbone(input_ids=ids_BL, position_ids=positions_BL, use_cache=False).last_hidden_state
-    logits_NV = head(hidden_BLD[rows_N, columns_N - 1]).float()
+    n_shared = _n_shared(ids, mask)
+    hidden_BSD = _hidden(backbone, ids_BL, n_shared)
+    logits_NV = head(hidden_BSD[rows_N, columns_N - 1 - n_shared]).float()
     if cap := getattr(base.config, "final_logit_softcapping", None):
         logits_NV = (logits_NV / cap).tanh() * cap
     targets_N = ids_BL[rows_N, columns_N]
     return -torch.nn.functional.cross_entropy(logits_NV / temperature, targets_N, reduction="none")
+
+
+def _hidden(backbone: Any, ids_BL: Tensor, n_shared: int) -> Tensor:
+    """[B, L - n_shared, D] hidden states after the shared tokens, which are computed once and seen by every row."""
+    n_rows, width = ids_BL.shape
+    positions_L = torch.arange(width, device=ids_BL.device)
+    cache = None
+    if n_shared:
+        start = slice(0, n_shared)
+        cache = backbone(
+            input_ids=ids_BL[:1, start], position_ids=positions_L[None, start], use_cache=True
+        ).past_key_values
+        cache.batch_repeat_interleave(n_rows)
+    rest = slice(n_shared, width)
+    output: Tensor = backbone(
+        input_ids=ids_BL[:, rest],
+        position_ids=positions_L[rest].expand(n_rows, -1),
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+    return output
+
+
+def _n_shared(ids_BL: NDArray[np.int64], wanted_BL: BoolArray) -> int:
+    """Return how many first tokens all rows have in common, before the one that predicts the first wanted token."""
+    if len(ids_BL) < 2:
+        return 0
+    differs_L = (ids_BL != ids_BL[0]).any(0)
+    n_common = int(differs_L.argmax()) if differs_L.any() else ids_BL.shape[1]
+    n_shared = min(n_common, _first(wanted_BL.any(0)) - 1)
+    return n_shared if n_shared >= MIN_SHARED else 0
+
+
+def _first(mask_L: BoolArray) -> int:
+    return int(mask_L.argmax()) if mask_L.any() else len(mask_L)

@@ -177,7 +177,7 @@ class Trainer:
         """Return each sample's log-probabilities ``[L]`` under the present weights, 0 where nothing was sampled."""
         results = [np.zeros(len(s), np.float32) for s in samples]
         with torch.no_grad(), self._mode(training=False):
-            for batch in micro_batches([len(s) for s in samples], self.max_tokens):
+            for batch in micro_batches([s.ids for s in samples], [s.sampled for s in samples], self.max_tokens):
                 rows = [_Row(samples[i], samples[i].sampled, {}) for i in batch]
                 flat = self._forward(rows, self._temperature).cpu().numpy()
                 for i, part in zip(batch, np.split(flat, np.cumsum([r.wanted.sum() for r in rows])[:-1]), strict=True):
@@ -304,7 +304,7 @@ class Trainer:
         for p in parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         with self._mode(training=True, seed=stable_seed(self.seed, self.n_updates, epoch, distributed.rank())):
-            for batch in micro_batches([len(row.sample) for row in rows], self.max_tokens):
+            for batch in micro_batches([r.sample.ids for r in rows], [r.wanted for r in rows], self.max_tokens):
                 loss([rows[i] for i in batch]).backward()  # type: ignore[no-untyped-call]
         if not distributed.sum_numbers({"rows": len(rows)})["rows"]:
             return None

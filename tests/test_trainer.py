@@ -45,10 +45,39 @@ def test_a_batch_of_rows_has_the_log_probabilities_of_each_row_alone():
     assert torch.allclose(together, alone, atol=1e-6)
 
 
+def shared(n: int, prompt: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A row of ``n`` tokens after a prompt of ``prompt`` equal ones."""
+    ids = np.random.default_rng(seed).integers(3, 32, n + prompt).astype(np.int32)
+    ids[:prompt] = np.arange(prompt) % 29 + 3
+    wanted = np.arange(n + prompt) >= prompt
+    wanted[prompt + n // 2] = False
+    return ids, wanted
+
+
+def test_a_shared_prompt_is_computed_once_with_the_same_log_probabilities_and_gradient():
+    policy = TinyPolicy(lora=True, dropout=0.0)
+    rows, wanted = map(list, zip(*[shared(n, 20, n) for n in (9, 4, 6)], strict=True))
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    together = token_logprobs(policy.model, rows, wanted)
+    alone = torch.cat([token_logprobs(policy.model, [r], [w]) for r, w in zip(rows, wanted, strict=True)])
+    assert torch.allclose(together, alone, atol=1e-6)
+    for a, b in zip(*[torch.autograd.grad(x.square().sum(), parameters) for x in (together, alone)], strict=True):
+        assert (a - b).abs().max() <= 1e-6 * max(1, b.abs().max())
+
+
+def batches(sizes: list[tuple[int, int]], max_tokens: int) -> list[list[int]]:
+    rows = [shared(n, prompt, i) for i, (n, prompt) in enumerate(sizes)]
+    return micro_batches([r for r, _ in rows], [w for _, w in rows], max_tokens)
+
+
 def test_rows_go_by_length_into_batches_that_fit():
-    assert micro_batches([3, 9, 4, 4, 1], 12) == [[1], [2, 3, 0], [4]]
-    assert micro_batches([20], 12) == [[0]]
-    assert micro_batches([], 12) == []
+    assert batches([(2, 1), (8, 1), (3, 1), (3, 1), (1, 1)], 12) == [[1], [2, 3, 0], [4]]
+    assert batches([(20, 1)], 12) == [[0]]
+    assert batches([], 12) == []
+
+
+def test_rows_of_one_prompt_go_together_and_their_prompt_counts_once():
+    assert batches([(4, 20), (9, 3), (5, 20), (20, 3), (5, 20)], 35) == [[3], [1], [2, 4, 0]]
 
 
 def test_samples_without_advantage_are_skipped_and_counted():
