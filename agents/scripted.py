@@ -38,7 +38,7 @@ class ScriptedPolicy:
         """Nothing is kept."""
 
     def _listed(self, request: Request) -> str | Action:
-        turn = sum(message["role"] == "assistant" for message in request.messages)
+        turn = sum(1 for message in request.messages if message["role"] == "assistant")
         return self._moves[min(turn, len(self._moves) - 1)]
 
 

@@ -92,7 +92,11 @@ class Slot:
             self._close = partial(_closed, self._env)
             self._thread.closing.append(self._close)
         if task.start is not None:
-            self._hooked = _guarded(replay, self._env, *task.start, self._credits)
+            source, turn = task.start
+            hooked = _guarded(replay, self._env, replace(source, **self._fields), turn, self._credits)
+            for name, value in self._fields.items():
+                setattr(hooked.episode, name, value)
+            self._hooked = hooked
             return
         hooked = TurnHooks(self._env, self._credits)
         options = {"episode": dict(self._fields)} | ({} if task.task is None else {"task": task.task})
