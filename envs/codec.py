@@ -23,6 +23,11 @@ SaveImage = Callable[[Any], str]
 """Keeps a uint8 ``[H, W, 3]`` array somewhere and returns its name."""
 LoadImage = Callable[[str], Any]
 
+
+class KeptImage(dict[str, str]):
+    """``{"$image": name}``: a picture that was not loaded; written again as it is."""
+
+
 _LONE = re.compile("(?<![\ud800-\udbff])[\udc00-\udfff]|[\ud800-\udbff](?![\udc00-\udfff])")
 _ARRAYS = (("context", "<i4"), ("ids", "<i4"), ("logprobs", "<f4"), ("entropies", "<f4"))
 _PLAIN_TURN = ("seconds", "agent", "view")
@@ -64,7 +69,7 @@ def to_json(episode: Episode, images: SaveImage | None = None, tokens: bool = Tr
 
 
 def from_json(record: Mapping[str, Any], images: LoadImage | None = None) -> Episode:
-    """Return the episode of a record. Without ``images`` a picture kept elsewhere stays ``{"$image": name}``.
+    """Return the episode of a record. Without ``images`` a picture kept elsewhere is read as ``KeptImage``.
 
     Raises:
         ValueError: The record has a newer schema.
@@ -117,6 +122,8 @@ def pack(value: Any, images: SaveImage | None = None) -> Any:
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
+    if isinstance(value, KeptImage):
+        return dict(value)
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
@@ -148,7 +155,7 @@ def unpack(value: Any, images: LoadImage | None = None) -> Any:
             dtype, shape, data = content
             return _array(data, dtype).reshape(shape)
         if key == "$image":
-            return images(content) if images else value
+            return images(content) if images else KeptImage(value)
         if key == "$dict":
             value = content
     return {key: unpack(item, images) for key, item in value.items()}

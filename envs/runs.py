@@ -158,16 +158,17 @@ class Run:
         """
         checkpoint = self.latest_checkpoint()
         if self.rank == 0:
-            if position is None:
-                position = json.loads((checkpoint / "position.json").read_bytes()) if checkpoint else {}
-            for name, size in position.items():
+            sizes: dict[str, int] = dict(position or {})
+            if position is None and checkpoint:
+                sizes = json.loads((checkpoint / "position.json").read_bytes())
+            for name, size in sizes.items():
                 if _size(self.path / name) < size:
                     raise ValueError(
                         f"{self.path / name}: the checkpoint expects {size} bytes, got {_size(self.path / name)}: "
                         "the folder was changed since"
                     )
             for file in _appended(self.path):
-                size = position.get(str(file.relative_to(self.path)), 0)
+                size = sizes.get(str(file.relative_to(self.path)), 0)
                 if size == 0:
                     file.unlink()
                 elif _size(file) > size:
