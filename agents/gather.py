@@ -96,7 +96,8 @@ class Gather:
     async def _act(self, batch: list[_Waiting] | None) -> None:
         batch = batch or self._take()  # greedy: with what arrived since the task was made
         try:
-            answers = self._checked(batch, await self._call([waiting.request for waiting in batch]))
+            requests = [waiting.request for waiting in batch]
+            answers = checked(self._policy, requests, await self._call(requests))
         except Exception as error:
             for waiting in batch[:1]:  # it ends the run, which cancels the others
                 if not waiting.answer.done():
@@ -117,17 +118,23 @@ class Gather:
             answers = await answers
         return answers
 
-    def _checked(self, batch: Sequence[_Waiting], answers: Sequence[Answer]) -> Sequence[Answer]:
-        who = type(self._policy).__name__
-        if len(answers) != len(batch):
-            raise ContractError(f"{who}.act: expected {len(batch)} answers, one per request, got {len(answers)}")
-        for waiting, answer in zip(batch, answers, strict=True):
-            if not isinstance(answer, (Action, ContextFull, MachineError)):
-                raise ContractError(
-                    f"{who}.act: expected an Action, ContextFull or MachineError for episode "
-                    f"{waiting.request.episode}, got {type(answer).__name__}"
-                )
-        return answers
+
+def checked(policy: Policy, requests: Sequence[Request], answers: Sequence[Answer]) -> Sequence[Answer]:
+    """Return ``answers`` if there is one of the right type for each request.
+
+    Raises:
+        ContractError: There is not.
+    """
+    who = type(policy).__name__
+    if len(answers) != len(requests):
+        raise ContractError(f"{who}.act: expected {len(requests)} answers, one per request, got {len(answers)}")
+    for request, answer in zip(requests, answers, strict=True):
+        if not isinstance(answer, (Action, ContextFull, MachineError)):
+            raise ContractError(
+                f"{who}.act: expected an Action, ContextFull or MachineError for episode "
+                f"{request.episode}, got {type(answer).__name__}"
+            )
+    return answers
 
 
 def _forget_and_act(

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from milepost.agents.chat import Chat
 from milepost.agents.core import Answer, ContextFull, Policy, Request, episode_id, stable_seed
-from milepost.agents.gather import Gather, How
+from milepost.agents.gather import Gather, How, checked
 from milepost.agents.slots import Broken, Slot
 from milepost.agents.threads import Hung, Pool, ThreadLost
 from milepost.envs.core import (
     ContractError,
     Episode,
-    Message,
     Stop,
     Task,
-    action_message,
-    observation_messages,
 )
 from milepost.envs.hooks import Hook
 from milepost.sandbox.core import MachineError
@@ -52,6 +51,9 @@ class Rollout:
         for name, number in {"slots": slots, "n_threads": n_threads}.items():
             if number < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {number}")
+        for name, seconds in {"timeout_s": timeout_s, "step_timeout_s": step_timeout_s}.items():
+            if seconds is not None and seconds <= 0:
+                raise ValueError(f"{name}: expected more than 0 seconds, got {seconds}")
         lock = threading.Lock()
         self._tasks = enumerate(tasks)
         self._policy = policy
@@ -181,50 +183,6 @@ class Rollout:
             )
 
 
-class Chat:
-    """What each agent of an episode sees, as lists that grow."""
-
-    def __init__(self, episode: Episode) -> None:
-        self._episode = episode
-        self._messages: dict[str, list[Message]] = {}
-        self._n_seen: dict[str, int] = {}
-        for turn in episode.turns:  # of a branch: what was replayed
-            self._of(turn.agent).extend([*observation_messages(turn.observation), action_message(turn.action)])
-
-    def request(self, run_seed: int, env: Any) -> Request:
-        """Return what the agent whose turn it is has to answer."""
-        episode = self._episode
-        turn, last = len(episode.turns), episode.last
-        agent = episode.info_before(turn).get("agent") or (episode.turns[-1].agent if turn else "agent")
-        messages = self._of(agent)
-        if last is not None:
-            messages += observation_messages(last)
-        n_seen, self._n_seen[agent] = self._n_seen.get(agent, 0), len(messages)
-        return Request(
-            episode=episode.id,
-            group=episode.group,
-            messages=messages,
-            n_seen=n_seen,
-            agent=agent,
-            tools=episode.tools,
-            seed=stable_seed(run_seed, episode.id, turn),
-            observation="" if last is None else last,
-            env=env,
-        )
-
-    def acted(self) -> None:
-        """Add the newest turn's action."""
-        turn = self._episode.turns[-1]
-        self._of(turn.agent).append(action_message(turn.action))
-
-    def _of(self, agent: str) -> list[Message]:
-        if agent not in self._messages:
-            texts = self._episode.instructions
-            system = texts.get(agent, "") if isinstance(texts, dict) else texts
-            self._messages[agent] = [{"role": "system", "content": system}] if system else []
-        return self._messages[agent]
-
-
 class _Serial:
     """A hook that is called by one thread at a time, and whose errors are not the environment's."""
 
@@ -258,8 +216,9 @@ def _act_inside(policy: Policy, request: Request) -> Answer:
         answers = policy.act([request])
     except MachineError as error:
         return error
-    assert isinstance(answers, Sequence), "a reference policy is not async"
-    return answers[0]
+    if inspect.isawaitable(answers):
+        raise ContractError(f"{type(policy).__name__}: a reference policy's act is not async")
+    return checked(policy, [request], answers)[0]
 
 
 def _text(error: BaseException) -> str:

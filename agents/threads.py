@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _Job = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any]"]
+_Result = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 
 class Hung(Exception):
@@ -38,7 +39,7 @@ class Worker:
         self._eager = eager
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._done: deque[_Result] = deque()
         self._woken = False
         self._busy: tuple[float, asyncio.Future[Any]] | None = None
         self._pending: set[asyncio.Future[Any]] = set()
@@ -66,7 +67,7 @@ class Worker:
         self.lost = True
         self._deliver()
         for future in list(self._pending):
-            error = Hung(f"a step took longer than {seconds:g} s") if future is busy[1] else ThreadLost()
+            error = Hung(f"the environment took longer than {seconds:g} s") if future is busy[1] else ThreadLost()
             self._settle(future, None, error)
         return True
 
@@ -80,28 +81,29 @@ class Worker:
 
     def _work(self) -> None:
         while not self.lost and (job := self._jobs.get()) is not None:
-            call, args, future = job
-            if future.cancelled():
-                continue
-            result: Any = None
-            error: BaseException | None = None
-            self._busy = time.monotonic(), future
-            try:
-                result = call(*args)
-            except StopIteration as caught:  # a future cannot carry it
-                error = RuntimeError(f"StopIteration out of {call}")
-                error.__cause__ = caught
-            except BaseException as caught:
-                error = caught
-            self._busy = None
-            self._done.append((future, result, error))
-            del job, call, args, future, result, error
+            self._done.append(self._result(*job))
+            del job  # keep nothing alive while waiting
             if not self._woken and (self._eager or self._jobs.empty()):
                 self._woken = True
                 with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     self._loop.call_soon_threadsafe(self._deliver)
         for close in self.closing:
             close()
+
+    def _result(self, call: Callable[..., Any], args: tuple[Any, ...], future: asyncio.Future[Any]) -> _Result:
+        if future.cancelled():
+            return future, None, None
+        self._busy = time.monotonic(), future
+        try:
+            return future, call(*args), None
+        except StopIteration as caught:  # a future cannot carry it
+            error = RuntimeError(f"StopIteration out of {call}")
+            error.__cause__ = caught
+            return future, None, error
+        except BaseException as caught:
+            return future, None, caught
+        finally:
+            self._busy = None
 
     def _deliver(self) -> None:
         self._woken = False
