@@ -38,8 +38,8 @@ Batch = Sequence[Sequence[Episode]]
 def rewards(groups: Batch, labels: str | Iterable[str] | Mapping[str, float] = (), outcome: float = 1.0) -> Table:
     """Return ``[N][G][T]`` what each turn earned: its credit under ``labels``; the last one also the result.
 
-    ``outcome`` is the weight of the result. A mapping gives each label a weight. A token credit counts with its sum. Give ``outcome=0`` where a method's
-    ``includes_outcome`` is true.
+    ``outcome`` is the weight of the result: give 0 where a method's ``includes_outcome`` is true. A mapping gives each
+    label a weight. A token credit counts with its sum.
 
     Raises:
         ContractError: No turn of the batch has one of the labels, or an outcome that is asked for is missing.

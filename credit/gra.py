@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-from milepost.credit.core import Credit, Rewards
+from milepost.credit.core import Channel, Credit, Rewards
 from milepost.envs.core import ContractError, Episode
 
 OUTCOME = "outcome"
@@ -58,7 +58,7 @@ class GRA(Credit):
 
     name: ClassVar[str] = "gra"
     needs: ClassVar[frozenset[str]] = frozenset({"reward_components", "outcome"})
-    channel: ClassVar = "gate"
+    channel: ClassVar[Channel] = "gate"
     includes_outcome: ClassVar[bool] = True
 
     def __init__(
@@ -89,6 +89,13 @@ class GRA(Credit):
         """[G][T] what passed the gates, the outcome with the last turn."""
         if not any(turn.info.get("reward_components") for episode in group for turn in episode.turns):
             raise ContractError(f"{self.name} needs info['reward_components'] at steps; {group[0].env_id} gave none")
+        self._n_bad += sum(
+            not math.isfinite(value)
+            for episode in group
+            for turn in episode.turns
+            for name, value in _components(turn.info).items()
+            if self.terms is None or name in self.terms
+        )
         return [self._row(episode) for episode in group]
 
     def open(self, episode: Episode) -> bool:
@@ -116,7 +123,11 @@ class GRA(Credit):
     def _terms(self, episode: Episode) -> tuple[dict[str, float | None], list[dict[str, float]]]:
         """Return each term's sum over the episode, and each turn's terms."""
         turns = [
-            {k: self._finite(v) for k, v in _components(turn.info).items() if self.terms is None or k in self.terms}
+            {
+                name: float(value) if math.isfinite(value) else 0.0
+                for name, value in _components(turn.info).items()
+                if self.terms is None or name in self.terms
+            }
             for turn in episode.turns
         ]
         names = dict.fromkeys((*(self.terms or ()), *self.gates, *(k for turn in turns for k in turn)))
@@ -124,18 +135,12 @@ class GRA(Credit):
         outcome = self.outcome(episode)
         return {**values, OUTCOME: outcome if outcome is not None and math.isfinite(outcome) else None}, turns
 
-    def _finite(self, value: Any) -> float:
-        if math.isfinite(value):
-            return float(value)
-        self._n_bad += 1
-        return 0.0
-
 
 class DRA(GRA):
     """Direct accumulation: the plain sum of outcome and components, without a gate. The baseline that can be farmed."""
 
     name: ClassVar[str] = "dra"
-    channel: ClassVar = "reward"
+    channel: ClassVar[Channel] = "reward"
 
     def __init__(
         self,

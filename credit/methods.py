@@ -27,11 +27,13 @@ def resolve(name: str, **kwargs: Any) -> Credit:
         ValueError: No such method, module or class, the class is no credit method, or it has no such option: one line.
     """
     cls = find(name)
+    signature = inspect.signature(cls)
     try:
-        bound = inspect.signature(cls).bind(**kwargs)
+        signature.bind(**kwargs)
     except TypeError as error:
-        raise ValueError(f"credit {name!r}: {error}; it takes {inspect.signature(cls)}") from None
-    return cls(*bound.args, **bound.kwargs)
+        options = ", ".join(signature.parameters) or "no options"
+        raise ValueError(f"credit {name!r}: {error}; it takes {options}") from None
+    return cls(**kwargs)
 
 
 def find(name: str) -> type[Credit]:

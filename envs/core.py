@@ -5,6 +5,7 @@ Everything else reads or writes these. Nothing here imports a simulator, torch o
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -221,7 +222,7 @@ class Episode:
 
     @property
     def outcome(self) -> float | None:
-        """The result of the task; None when it was not scored, has not ended, failed or was cancelled."""
+        """The result of the task; None when it was not scored (or is NaN), has not ended, failed or was cancelled."""
         whole = self.whole or self
         if whole.stop is None or not whole.stop.counts or not whole.turns:
             return None
@@ -230,7 +231,7 @@ class Episode:
             if self.whole is None:
                 raise ContractError(f"episode {self.id} has one outcome per agent; ask episode.part(agent).outcome")
             value = value.get(self.turns[0].agent)
-        return None if value is None else float(value)
+        return None if value is None or math.isnan(value) else float(value)
 
     @property
     def success(self) -> bool | None:
