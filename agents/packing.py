@@ -109,7 +109,7 @@ def _n_shared(ids_BL: NDArray[np.int64], wanted_BL: BoolArray) -> int:
         return 0
     differs_L = (ids_BL != ids_BL[0]).any(0)
     n_common = int(differs_L.argmax()) if differs_L.any() else ids_BL.shape[1]
-    n_shared = min(n_common, _first(wanted_BL.any(0)) - 1)
+    n_shared = min(n_common, _first(np.asarray(wanted_BL.any(0))) - 1)
     return n_shared if n_shared >= MIN_SHARED else 0
 
 

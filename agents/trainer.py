@@ -16,6 +16,7 @@ from torch import Tensor
 
 from milepost.agents import checkpoint, distributed
 from milepost.agents.core import stable_seed
+from milepost.agents.lora import compute_narrow
 from milepost.agents.loss import (
     Aggregation,
     Level,
@@ -113,6 +114,7 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.top_layers is not None:
             freeze_below(self.policy.model, self.top_layers)
+        compute_narrow(self.policy.model)
         self._parameters = {n: p for n, p in self.policy.model.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise ValueError("nothing to train: no parameter of the model requires a gradient")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from rows import TinyPolicy, batch, sample, weights
 
+from milepost.agents.lora import compute_narrow
 from milepost.agents.loss import Aggregation, Level
 from milepost.agents.packing import micro_batches, token_logprobs
 from milepost.agents.samples import Sample, kl_credit
@@ -212,6 +213,28 @@ def test_cloning_with_a_negative_weight_is_refused():
 def test_the_schedule_counts_updates():
     trainer = Trainer(TinyPolicy(), lr=1.0, total_updates=5, warmup_updates=2, final_lr=0.2)
     assert [trainer.lr_at(u) for u in (0, 1, 2, 4, 9)] == pytest.approx([0.5, 0.8, 0.6, 0.2, 0.2])
+
+
+def test_adapters_that_compute_narrow_are_those_of_peft():
+    policy, samples = TinyPolicy(lora=True, dropout=0.0), batch()
+    rows, wanted = [s.ids for s in samples], [s.sampled for s in samples]
+    before = token_logprobs(policy.model, rows, wanted)
+    compute_narrow(policy.model)
+    assert torch.allclose(token_logprobs(policy.model, rows, wanted), before, atol=1e-6)
+    with policy.model.disable_adapter():
+        off = token_logprobs(policy.model, rows, wanted)
+    assert torch.allclose(off, token_logprobs(TinyPolicy().model, rows, wanted), atol=1e-6)
+    policy.model.merge_adapter()
+    assert torch.allclose(token_logprobs(policy.model, rows, wanted), before, atol=1e-5)
+
+
+def test_a_bf16_model_keeps_its_adapters_in_fp32():
+    policy = TinyPolicy(lora=True)
+    for p in policy.model.parameters():
+        p.data = p.data if p.requires_grad else p.data.bfloat16()
+    metrics = Trainer(policy, lr=1e-2).update(batch())
+    assert {p.dtype for p in policy.model.parameters() if p.requires_grad} == {torch.float32}
+    assert metrics["grad/norm"] > 0
 
 
 def test_only_the_top_layers_learn_when_told_so():
