@@ -31,18 +31,21 @@ class DiskFullError(OSError):
 
 @contextmanager
 def clear_when_full(path: Path) -> Iterator[None]:
-    """Turn the errors of a full disk into one clear line."""
+    """Turn the errors of a full disk, those of libraries in other languages too, into one clear line."""
     try:
         yield
     except DiskFullError:
         raise
-    except OSError as error:
-        if error.errno not in _FULL:
+    except Exception as error:
+        texts = {code: os.strerror(code) for code in _FULL}
+        code = (
+            error.errno if isinstance(error, OSError) else next((c for c, t in texts.items() if t in str(error)), None)
+        )
+        if code not in texts:
             raise
-        reason = os.strerror(error.errno or 0).lower()
         raise DiskFullError(
-            f"cannot write {path}: {reason}; all that was written before is kept: free some space and go on with "
-            "--resume"
+            f"cannot write {path}: {texts[code].lower()}; all that was written before is kept: free some space and go "
+            "on with --resume"
         ) from error
 
 
@@ -59,7 +62,7 @@ def append_line(path: Path, line: bytes) -> None:
             rest = memoryview(line + b"\n")
             while rest:
                 rest = rest[os.write(handle, rest) :]
-        except OSError:
+        except BaseException:
             if os.fstat(handle).st_size > size:
                 os.ftruncate(handle, size)
             raise
@@ -124,7 +127,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     sync(path.parent)

@@ -28,6 +28,8 @@ class RunInfo:
     """Of kind and settings: equal digests are equal runs."""
     status: str = "running"
     """``running`` (or killed), ``stopped`` or ``finished``."""
+    starts: int = 1
+    """How often a process began to write it."""
     schema: int = codec.SCHEMA
 
 

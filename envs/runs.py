@@ -17,7 +17,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -40,13 +40,11 @@ _PACKAGES = ("milepost", "gymnasium", "numpy", "torch", "transformers", "peft", 
 class Run:
     """A run folder that this process writes. Use ``Run.open``; as a context manager it closes itself."""
 
-    def __init__(self, path: Path, info: RunInfo, rank: int, resumed: bool, lock: Lock | None) -> None:
+    def __init__(self, path: Path, info: RunInfo, rank: int, lock: Lock | None) -> None:
         self.path = path
         self.info = info
         self.rank = rank
         """With several ranks, rank 0 writes everything but the others' episodes and credit."""
-        self.resumed = resumed
-        """Whether there was a run before."""
         self._images = Images(path / "images")
         self._lock = lock
         self._shard = 0
@@ -62,7 +60,8 @@ class Run:
     ) -> Run:
         """Begin a run in the folder ``out``, or go on with the one that is there.
 
-        With several ranks open rank 0 first. The settings ``out`` and ``resume`` are not compared with those of before.
+        With several ranks open rank 0 first, let it rewind, then open the others. The settings ``out`` and ``resume``
+        are not compared with those of before.
 
         Raises:
             ValueError: The folder has a run and ``resume`` is off, or it is of another kind, has other settings, has
@@ -73,27 +72,22 @@ class Run:
         info.digest = hashlib.blake2b(json.dumps([kind, info.settings], sort_keys=True).encode()).hexdigest()[:16]
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file: expected a folder for the run")
-        _refuse_mismatch(path, info, resume)
+        if rank == 0:
+            _refuse_mismatch(path, info, resume)
         with clear_when_full(path):
             (path / "episodes").mkdir(parents=True, exist_ok=True)
         lock = Lock(path / (".lock" if rank == 0 else f".lock-r{rank}"))
         try:
-            resumed = (path / "run.json").exists()
-            if resumed:
-                info = read_run(path)
-                _mend(path, rank)
-            elif rank == 0:
-                write_json(path / "run.json", asdict(info))
-            if rank == 0:
-                for leftover in path.glob("checkpoints/.*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
-                if info.status == "stopped":
-                    info.status = "running"
-                    write_json(path / "run.json", asdict(info))
+            info = _begin(path, info) if rank == 0 else read_run(path)
         except BaseException:
             lock.release()
             raise
-        return cls(path, info, rank, resumed, lock)
+        return cls(path, info, rank, lock)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run was begun before, by a process that is gone."""
+        return self.info.starts > 1
 
     @property
     def finished(self) -> bool:
@@ -123,7 +117,8 @@ class Run:
             groups: Turns without the label are left out, which is not the same as None.
             lineage: Where the numbers come from (method, settings, model); kept when the file is begun.
         """
-        path = self.path / "credit" / f"{quote(label, safe='#')}{f'.r{self.rank}' if self.rank else ''}.jsonl"
+        name = quote(label, safe="#").replace(".", "%2E") + (f".r{self.rank}" if self.rank else "")
+        path = self.path / "credit" / f"{name}.jsonl"
         with clear_when_full(path):
             path.parent.mkdir(exist_ok=True)
         if not _size(path):
@@ -265,13 +260,18 @@ def _refuse_mismatch(path: Path, info: RunInfo, resume: bool) -> None:
         )
 
 
-def _mend(path: Path, rank: int) -> None:
-    """Remove lines that a kill cut off, in the files that this rank appends to."""
+def _begin(path: Path, info: RunInfo) -> RunInfo:
+    """Say in ``run.json`` that a process writes now, and clear away what a kill left half done."""
+    if (path / "run.json").exists():
+        there = read_run(path)
+        info = replace(there, starts=there.starts + 1, status="finished" if there.status == "finished" else "running")
     for file in _appended(path):
-        mine = f".r{rank}." in file.name or file.name.startswith(f"r{rank}-")
-        others = ".r" in file.name or file.name.startswith("r")
-        if (mine if rank else not others) and (n_bytes := cut_off(file)):
-            warnings.warn(f"{file}: removed a last line that was cut off after {n_bytes} bytes", stacklevel=3)
+        if n_bytes := cut_off(file):
+            warnings.warn(f"{file}: removed a last line that was cut off after {n_bytes} bytes", stacklevel=4)
+    for leftover in path.glob("checkpoints/.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    write_json(path / "run.json", asdict(info))
+    return info
 
 
 def _appended(path: Path) -> list[Path]:

@@ -35,9 +35,9 @@ def game(seed, won, policy="warmup", valid=(True, False), stop=Stop.TERMINATED):
 
 
 def printed(*args, width=200, **kwargs):
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
-    show(*args, console=console, **kwargs)
-    return console.file.getvalue()
+    file = io.StringIO()
+    show(*args, console=Console(file=file, width=width, highlight=False, markup=False, emoji=False), **kwargs)
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -136,9 +136,9 @@ def test_a_game_counted_twice_is_refused():
 
 
 def test_the_table_compares_on_the_same_games(run):
-    console = Console(file=io.StringIO(), width=200)
-    console.print(table(stages_of(run), against="warmup"))
-    text = console.file.getvalue()
+    file = io.StringIO()
+    Console(file=file, width=200).print(table(stages_of(run), against="warmup"))
+    text = file.getvalue()
     assert "warmup" in text
     assert "+33.3 points [-27.0, +77.0], won 3, lost 1, p = 0.62" in text
     with pytest.raises(ValueError, match="no stage 'oracle' to compare with; there are: warmup, trained"):
