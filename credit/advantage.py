@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
+from itertools import repeat
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from milepost.credit import normalise
+from milepost.credit.core import Credit
 from milepost.credit.normalise import Floats, Normaliser, Singleton
 from milepost.credit.returns import return_to_go
 from milepost.envs.core import ContractError, Episode
@@ -33,20 +35,24 @@ Order = Literal["accumulate_then_normalise", "normalise_then_accumulate"]
 Scale = Literal["none", "group", "batch"]
 """What deviations are divided by: nothing, the standard deviation of the group, or that of the whole batch."""
 Batch = Sequence[Sequence[Episode]]
+Credits = str | Credit | Iterable[str | Credit] | Mapping[str | Credit, float]
 
 
-def rewards(groups: Batch, labels: str | Iterable[str] | Mapping[str, float] = (), outcome: float = 1.0) -> Table:
-    """Return ``[N][G][T]`` what each turn earned: its credit under ``labels``; the last one also the result.
+def rewards(groups: Batch, credits: Credits = (), outcome: float | None = None) -> Table:
+    """Return ``[N][G][T]`` what each turn earned: its credit, and the last one the outcome as well.
 
-    ``outcome`` is the weight of the result: give 0 where a method's ``includes_outcome`` is true. A mapping gives each
-    label a weight. A token credit counts with its sum.
+    ``credits`` are methods or their labels; a mapping gives each a weight. A token credit counts with its sum.
+    ``outcome`` is the weight of the outcome. None means 1, and 0 where one of the methods ``includes_outcome`` already;
+    of a label alone that is not known.
 
     Raises:
         ContractError: No turn of the batch has one of the labels, or an outcome that is asked for is missing.
     """
-    weights = (
-        labels if isinstance(labels, Mapping) else dict.fromkeys([labels] if isinstance(labels, str) else labels, 1)
-    )
+    given = [credits] if isinstance(credits, str | Credit) else credits if isinstance(credits, Mapping) else [*credits]
+    if outcome is None:
+        outcome = 0.0 if any(isinstance(c, Credit) and c.includes_outcome for c in given) else 1.0
+    scales = given.values() if isinstance(given, Mapping) else repeat(1.0)
+    weights = {c if isinstance(c, str) else c.label: w for c, w in zip(given, scales, strict=False)}
     _known(groups, weights)
     table: Table = []
     for group in groups:

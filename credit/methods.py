@@ -15,6 +15,7 @@ TABLE: dict[str, str] = {
     "outcome": "milepost.credit.outcome:Outcome",
     "dense": "milepost.credit.dense:Dense",
     "progress": "milepost.credit.progress:Progress",
+    "validity": "milepost.credit.validity:Validity",
     "gra": "milepost.credit.gra:GRA",
     "dra": "milepost.credit.gra:DRA",
 }

@@ -18,10 +18,9 @@ class Progress(Credit):
     divides by ``|Phi(s_0)|``, so that a solved task earns 1 in all, whatever its length; every attempt at a task has
     the same ``s_0``, so this is a potential still. ``terminal="zero"`` counts a terminal state's Phi as 0, which the
     theorem demands; the default takes the real Phi at every end, so that a lost game is charged for where it was lost.
-    ``invalid`` is taken off a turn whose move was not executed; it is no shaping and changes what is best.
 
     Source: Ng, Harada, Russell 1999. Needs: ``info["potential"]`` at reset and at every step.
-    Pair with: ``advantage.turn_rtg``.
+    Pair with: ``advantage.turn_rtg``, and ``validity`` beside it.
     """
 
     name: ClassVar[str] = "progress"
@@ -33,7 +32,6 @@ class Progress(Credit):
         gamma: float = 1.0,
         terminal: Terminal = "real",
         scale: Literal["none", "initial"] = "none",
-        invalid: float = 0.0,
     ) -> None:
         if scale not in ("none", "initial"):
             raise ValueError(f"scale: expected 'none' or 'initial', got {scale!r}")
@@ -41,7 +39,6 @@ class Progress(Credit):
         self.gamma = gamma
         self.terminal: Terminal = terminal
         self.scale = scale
-        self.invalid = invalid
 
     def on_turn(self, episode: Episode) -> float:
         """Return the newest turn's rise, in the potential's unit or in shares of the initial one."""
@@ -50,7 +47,7 @@ class Progress(Credit):
         (rise,) = shaped(phi, gamma=self.gamma, terminal=self.terminal, terminated=episode.stop is Stop.TERMINATED)
         if self.scale == "initial":
             rise /= abs(_potential(episode, 0)) or 1.0
-        return rise - self.invalid if episode.turns[-1].info.get("valid") is False else rise
+        return rise
 
 
 def _potential(episode: Episode, t: int) -> float:

@@ -234,7 +234,7 @@ def test_unknown_choices_are_named():
         advantage.grpo([[[0.0]]], scale="std")  # type: ignore[arg-type]
     for call in (partial(advantage.turn_rtg, [[[0.0]]]), partial(advantage.pooled, groups, "a")):
         with pytest.raises(ValueError, match="order: expected one of accumulate_then_normalise, normalise_then"):
-            call(order="first")
+            call(order="first")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pools: expected 'separate' or 'joint', got 'both'"):
         advantage.pooled(groups, "a", pools="both")  # type: ignore[arg-type]
 

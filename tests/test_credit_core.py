@@ -110,7 +110,7 @@ def test_options_reach_the_method():
     ("name", "message"),
     [
         ("progres", "no credit method 'progres': did you mean 'progress'?"),
-        ("xyzzy", "no credit method 'xyzzy': there is outcome, dense, progress, gra, dra"),
+        ("xyzzy", "no credit method 'xyzzy': there is outcome, dense, progress, validity, gra, dra"),
         ("nowhere_mod:Mine", "there is no module 'nowhere_mod'"),
         ("json:Mine", "module 'json' has no class 'Mine'"),
         ("json:dumps", "expected a subclass of milepost.credit.core.Credit, got <function dumps"),

@@ -125,12 +125,13 @@ def test_a_component_that_is_not_a_number_counts_zero_and_is_counted():
     assert gra.fit([]) == {"credit/gra/components_not_finite": 0.0}
 
 
-def test_the_outcome_is_not_added_again():
+def test_the_outcome_is_not_added_again_to_a_method_that_includes_it():
     groups = Groups([[episode(1.0, step=[0.5])]])
     gra = GRA()
     assign([gra], groups)
-    assert gra.includes_outcome
-    assert advantage.rewards(groups, "gra", outcome=1.0 - gra.includes_outcome) == [[[1.5]]]
+    assert advantage.rewards(groups, gra) == advantage.rewards(groups, "gra", outcome=0.0) == [[[1.5]]]
+    assert advantage.rewards(groups, {gra: 2.0}) == [[[3.0]]]
+    assert advantage.rewards(groups, "gra") == [[[2.5]]]
 
 
 def test_an_environment_without_components_is_named():

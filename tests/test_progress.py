@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from episodes_by_hand import episode
 
 from milepost.credit import advantage
-from milepost.credit.core import assign
+from milepost.credit.core import Credit, assign
 from milepost.credit.dense import Dense
 from milepost.credit.outcome import Outcome
 from milepost.credit.progress import Progress
+from milepost.credit.validity import Validity
 from milepost.envs.core import ContractError, Episode, Stop
 
 
-def play(progress: Progress, whole: Episode) -> list[float]:
+def play(progress: Credit, whole: Episode) -> list[Any]:
     """Ask after every turn, as the hooks do: the stop is known at the last one only."""
     n = len(whole.turns)
     return [
@@ -48,10 +50,14 @@ def test_the_zero_rule_holds_at_terminal_states_and_not_where_an_episode_was_cut
     assert play(Progress(), whole) == [1.0, -3.0]
 
 
-def test_an_invalid_turn_pays_its_penalty_beside_its_progress():
+def test_a_move_that_was_not_executed_costs_its_penalty():
     whole = episode(potential=[-2, -2, -1], valid=[False, True])
-    assert play(Progress(invalid=0.1), whole) == [-0.1, 1.0]
+    assert play(Validity(), whole) == [-0.1, 0.0]
     assert play(Progress(), whole) == [0.0, 1.0]
+
+
+def test_where_nobody_says_whether_a_move_was_executed_it_is_not_judged():
+    assert play(Validity(), episode(n_turns=2)) == [None, None]
 
 
 def test_a_missing_potential_is_named_with_its_place():

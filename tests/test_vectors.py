@@ -143,7 +143,7 @@ def gra_2(priorities: Any, values: Any, gates_variant_a: Any, gates_variant_b: A
             priorities={"outcome": 3, "patch": 2, "steps": 1},
             gates={"outcome" if k == "resolved" else k: g for k, g in gates.items()},
         )
-        group = [episode(v["resolved"], **{k: [v[k]] for k in terms}) for v in values]
+        group = [episode(v["resolved"], patch=[v["patch"]], steps=[v["steps"]]) for v in values]
         rows: Any = gra.on_group(group)
         return advantage.totals([rows])[0]
 
