@@ -69,7 +69,8 @@ class Run:
         """
         path = Path(out)
         info = RunInfo(kind, _plain(settings or {}), _versions())
-        info.digest = hashlib.blake2b(json.dumps([kind, info.settings], sort_keys=True).encode()).hexdigest()[:16]
+        own = {key: value for key, value in info.settings.items() if key not in _OWN_SETTINGS}
+        info.digest = hashlib.blake2b(json.dumps([kind, own], sort_keys=True).encode()).hexdigest()[:16]
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file: expected a folder for the run")
         if rank == 0:
@@ -78,7 +79,7 @@ class Run:
             (path / "episodes").mkdir(parents=True, exist_ok=True)
         lock = Lock(path / (".lock" if rank == 0 else f".lock-r{rank}"))
         try:
-            info = _begin(path, info) if rank == 0 else read_run(path)
+            info = _begin(path, info, resume) if rank == 0 else read_run(path)
         except BaseException:
             lock.release()
             raise
@@ -106,7 +107,7 @@ class Run:
     def log(self, metrics: Mapping[str, Any], update: int) -> None:
         """Append one flat row of metrics; ranks above 0 leave that to rank 0."""
         if self.rank == 0:
-            row = codec.pack({"update": update, **metrics})
+            row = codec.pack({"update": update} | dict(metrics) | {"update": update})
             append_line(self.path / "metrics.jsonl", codec.dumps(row))
 
     def write_credit(self, label: str, groups: Iterable[Sequence[Episode]], lineage: Mapping[str, Any]) -> None:
@@ -174,10 +175,12 @@ class Run:
     def checkpoint(self, update: int, write: Callable[[Path], None]) -> Path:
         """Write ``checkpoints/<update>/`` through ``write(folder)``: all of it or nothing; the newest two are kept.
 
-        The position of the appended files goes with it. With several ranks wait for them all before.
+        The position of the appended files goes with it. With several ranks wait for them all before; rank 0 writes.
         """
         parent = self.path / "checkpoints"
         target = parent / f"{update:06d}"
+        if self.rank:
+            return target
         temporary = parent / f".new-{update:06d}"
         with clear_when_full(target):
             parent.mkdir(exist_ok=True)
@@ -260,8 +263,9 @@ def _refuse_mismatch(path: Path, info: RunInfo, resume: bool) -> None:
         )
 
 
-def _begin(path: Path, info: RunInfo) -> RunInfo:
+def _begin(path: Path, info: RunInfo, resume: bool) -> RunInfo:
     """Say in ``run.json`` that a process writes now, and clear away what a kill left half done."""
+    _refuse_mismatch(path, info, resume)  # again, now that the lock is held
     if (path / "run.json").exists():
         there = read_run(path)
         info = replace(there, starts=there.starts + 1, status="finished" if there.status == "finished" else "running")

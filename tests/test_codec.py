@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from milepost.envs import codec
@@ -131,7 +131,7 @@ def same(a: Any, b: Any) -> bool:
     return a == b
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(EPISODES, st.booleans())
 def test_what_is_written_is_read_without_loss(episode, apart):
     album = {}

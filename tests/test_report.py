@@ -224,6 +224,8 @@ def test_a_machine_reads_the_same(run):
 def test_an_empty_run_is_shown(tmp_path):
     Run.open(tmp_path / "run", "recipe").close()
     assert "no episodes yet" in printed(tmp_path / "run")
+    with pytest.raises(ValueError, match="has no episodes yet"):
+        show(tmp_path / "run", episode=0)
 
 
 def test_self_play_and_pictures_are_shown(tmp_path):

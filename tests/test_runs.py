@@ -204,6 +204,14 @@ def test_a_folder_is_not_written_twice_by_mistake(tmp_path):
         Run.open(tmp_path / "run", "recipe", {"lr": 2, "resume": True}, resume=True)
 
 
+def test_runs_with_the_same_settings_have_the_same_digest_wherever_they_are(tmp_path):
+    digests = set()
+    for out, lr in (("a", 1), ("b", 1), ("c", 2)):
+        with Run.open(tmp_path / out, "recipe", {"lr": lr, "out": tmp_path / out, "resume": out == "b"}) as run:
+            digests.add(run.info.digest)
+    assert len(digests) == 2
+
+
 def test_a_finished_run_is_recognised(tmp_path):
     with Run.open(tmp_path / "run", "recipe") as run:
         assert (run.resumed, run.finished) == (False, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any, TypeGuard
 
 import gymnasium as gym
 
+from milepost.envs.files import write_bytes
 from milepost.envs.runs import read_metrics, read_run
 from milepost.recipes.report.stats import wilson
 
@@ -95,7 +97,9 @@ def plot(
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150, bbox_inches="tight")
+    picture = io.BytesIO()
+    figure.savefig(picture, format=file.suffix[1:] or "png", dpi=150, bbox_inches="tight")
+    write_bytes(file, picture.getvalue())
     return file
 
 

@@ -166,6 +166,8 @@ def _find(path: Path, number: int) -> tuple[int, Episode]:
         tail.append((place, episode))
     if number < 0 and len(tail) == -number:
         return tail[0]
+    if not n_episodes:
+        raise ValueError(f"{path} has no episodes yet")
     raise ValueError(f"{path} has {n_episodes} episodes: expected a number of 0..{n_episodes - 1}, got {number}")
 
 
