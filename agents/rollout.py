@@ -157,6 +157,8 @@ class Rollout:
         if source is not None:
             if source.env_id != task.env_id:
                 raise ValueError(f"start: expected an episode of {task.env_id}, got one of {source.env_id}")
+            if not 0 <= turn <= len(source.turns):
+                raise ValueError(f"start: expected a turn of 0..{len(source.turns)} of {source.id}, got {turn}")
             return fields | {
                 "env_id": source.env_id,
                 "env_kwargs": dict(source.env_kwargs),

@@ -93,10 +93,8 @@ class Slot:
             self._thread.closing.append(self._close)
         if task.start is not None:
             source, turn = task.start
-            hooked = _guarded(replay, self._env, replace(source, **self._fields), turn, self._credits)
-            for name, value in self._fields.items():
-                setattr(hooked.episode, name, value)
-            self._hooked = hooked
+            as_branch = replace(source, **self._fields)
+            self._hooked = _guarded(replay, self._env, as_branch, turn, self._credits)
             return
         hooked = TurnHooks(self._env, self._credits)
         options = {"episode": dict(self._fields)} | ({} if task.task is None else {"task": task.task})

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from driver_envs import COUNT, DUET, CountEnv, tasks
@@ -363,8 +364,13 @@ def test_wrong_settings_are_named_before_anything_is_played(wrong, message):
 
 
 def test_an_unknown_environment_stops_the_run():
-    with pytest.raises((ValueError, Exception), match="NoSuch"):
+    with pytest.raises(gym.error.UnregisteredEnv, match="no environment 'driver-test/NoSuch-v0'"):
         play([Task("driver-test/NoSuch-v0", group="g")], ScriptedPolicy(choose))
+
+
+def test_an_unknown_option_stops_the_run():
+    with pytest.raises(ValueError, match=r"no option 'slow' \(did you mean 'slow_s'\?\)"):
+        play([Task(COUNT, {"slow": 1.0}, group="g")], ScriptedPolicy(choose))
 
 
 # ---- stopping early ----
@@ -526,6 +532,12 @@ def test_a_branch_goes_on_from_the_state_before_the_turn():
     (batch,) = policy.batches
     assert all(list(request.messages) == trunk.view(2) + branches[0].view(3)[-2:-1] for request in batch)
     assert all(request.n_seen == 0 for request in batch)
+
+
+def test_a_branch_from_a_turn_that_was_not_played_is_refused():
+    (trunk,) = play([Task(COUNT, group="trunk")], ScriptedPolicy(["stop"]))
+    with pytest.raises(ValueError, match=r"start: expected a turn of 0..1 of 0:trunk:0, got 2"):
+        play([Task(COUNT, group="branch", start=(trunk, 2))], ScriptedPolicy(["stop"]))
 
 
 def test_nothing_is_printed_without_a_terminal(capfd):
