@@ -152,7 +152,7 @@ class Trainer:
         The loss is the weighted mean over tokens at temperature 1.
 
         Raises:
-            ValueError: A weight is negative.
+            ValueError: A weight is negative, or no token of the whole batch has one.
         """
         tally = Tally()
         weights = [np.where(np.isnan(s.advantages), np.float32(1), s.advantages) * s.sampled for s in samples]
@@ -160,6 +160,8 @@ class Trainer:
             raise ValueError(f"episode {bad.episode}: cannot imitate with a negative weight (an advantage below 0)")
         wanted = [w > 0 for w in weights]
         totals = self._totals([int(at.sum()) for at in wanted])
+        if not totals.tokens:
+            raise ValueError(f"nothing to imitate: none of {len(samples)} samples has a sampled token of weight > 0")
         rows = [
             _Row(s, at, {"weight": (w[at] / totals.tokens).astype(np.float32)})
             for s, w, at in zip(samples, weights, wanted, strict=True)
