@@ -88,7 +88,13 @@ def test_the_exact_gradient_of_the_ragged_game_is_that_of_the_specification():
     assert pytest.approx(0.3837, abs=5e-5) == EXACT
 
 
-@pytest.mark.parametrize("estimator", [raw, advantage.rloo], ids=["turns", "totals"])
+def pooled_unbiased(batch: Any) -> Returns:
+    groups = [[episode(0.0, credit={"a": row}) for row in group] for group in batch]
+    others = partial(normalise.rloo, singleton="raw")
+    return advantage.pooled(groups, "a", normaliser=others, order="accumulate_then_normalise")
+
+
+@pytest.mark.parametrize("estimator", [raw, advantage.rloo, pooled_unbiased], ids=["turns", "totals", "pools"])
 def test_leave_one_out_is_exactly_unbiased_in_the_ragged_game(estimator):
     assert GROUP_CHANCE @ estimates(estimator) == pytest.approx(EXACT, abs=1e-12)
 
@@ -100,8 +106,15 @@ def test_leave_one_out_is_exactly_unbiased_in_the_ragged_game(estimator):
         (partial(advantage.turn_rtg, leave_one_out=False), 0.254),
         (indexwise, 0.148),
         (pooled_order, 0.186),
+        (totals_without_std, 0.75 * EXACT),
     ],
-    ids=["lone survivors zeroed", "own attempt in the mean", "each turn centred first", "the pool centred first"],
+    ids=[
+        "lone survivors zeroed",
+        "own in the mean",
+        "each turn centred first",
+        "the pool centred first",
+        "own in total",
+    ],
 )
 def test_the_other_orders_are_biased_in_the_ragged_game_by_as_much_as_the_specification_says(estimator, mean):
     assert GROUP_CHANCE @ estimates(estimator) == pytest.approx(mean, abs=2e-3)
