@@ -71,7 +71,7 @@ class GRA(Credit):
         gate_negative: bool = True,
         outcome: Callable[[Episode], float | None] | None = None,
     ) -> None:
-        self.terms = terms
+        self.terms = None if terms is None else dict(terms)
         self.priorities = {OUTCOME: 1.0, **(priorities or {})}
         self.gates = dict(gates) if gates is not None else {OUTCOME: gate}
         self.gate_negative = gate_negative

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -110,6 +111,11 @@ def test_the_profile_pays_a_failing_patch_half_and_a_passed_critic_a_tenth():
     assert paid["patch"] == pytest.approx([0.3, 0.7])
     assert paid["empty_patch"] == [0.0, 0.0]
     assert paid["no_submission"] == [0.0, -0.5]
+
+
+def test_a_method_with_the_profile_can_be_sent_to_another_process():
+    gra = pickle.loads(pickle.dumps(GRA(terms=SWE_PROFILE.terms, gates=SWE_PROFILE.gates)))
+    assert row(gra, 1.0, format=[1.0]) == pytest.approx([1.1])
 
 
 def test_equal_totals_give_advantages_of_exactly_zero():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import pytest
 from episodes_by_hand import episode
 
@@ -14,7 +16,8 @@ from milepost.credit.dense import Dense
 from milepost.credit.outcome import Outcome
 from milepost.credit.progress import Progress
 from milepost.credit.validity import Validity
-from milepost.envs.core import ContractError, Episode, Stop
+from milepost.envs.core import ContractError, Episode, Stop, Utf8
+from milepost.envs.hooks import TurnHooks
 
 
 def play(progress: Credit, whole: Episode) -> list[Any]:
@@ -81,6 +84,33 @@ def test_progress_is_asked_during_play_and_measured_after_it():
         turn.put(progress.label, value)
     assert progress.live
     assert assign([progress], [[whole]])["credit/progress/mean"] == 1.0
+
+
+class Stairs(gym.Env[str, str]):
+    """Three steps up to the door; only "up" is a move."""
+
+    observation_space = action_space = Utf8()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        self.left = 3
+        return "stairs", {"potential": -self.left}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        valid = action == "up"
+        self.left -= valid
+        info = {"potential": -self.left, "valid": valid}
+        return "stairs", 0.0, self.left == 0, False, info | ({"outcome": 1.0} if self.left == 0 else {})
+
+
+def test_anyones_own_loop_sees_progress_and_validity_in_the_reward_of_each_turn():
+    env = TurnHooks(Stairs(), pickle.loads(pickle.dumps([Progress(scale="initial"), Validity()])))
+    env.reset()
+    rewards = [env.step(move)[1] for move in ("up", "fly", "up", "up")]
+    assert rewards == pytest.approx([1 / 3, -0.1, 1 / 3, 1 / 3])
+    assert [turn.credit["progress"] for turn in env.episode.turns] == pytest.approx([1 / 3, 0.0, 1 / 3, 1 / 3])
+    assert advantage.rewards([[env.episode]], ["progress", "validity"])[0][0] == pytest.approx(
+        [1 / 3, -0.1, 1 / 3, 4 / 3]
+    )
 
 
 def test_dense_shares_a_win_among_the_turns_that_scored():
