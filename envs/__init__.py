@@ -1,1 +1,4 @@
 """The environments and what is recorded of them; importing registers the ids."""
+
+from milepost.envs import ladder as ladder
+from milepost.envs import textworld as textworld
