@@ -69,9 +69,9 @@ class PlotArgs:
     runs: Annotated[list[Path], tyro.conf.Positional]
     """The folders of the runs."""
     metric: str | None = None
-    """Which metric to draw; without it, what the runs measured of the outcome."""
-    out: Path = Path("curve.png")
-    """Where the picture goes."""
+    """Which metric to draw; without it, success on the probe games, else the mean outcome in training."""
+    out: Path | None = None
+    """The picture's file; without it, ``curve.png`` in the first run's folder."""
 
 
 def parse(args: type[A], argv: Sequence[str] | None = None, prog: str | None = None) -> A:
@@ -162,8 +162,7 @@ def plot(argv: Sequence[str]) -> int:
     args = parse(PlotArgs, argv, prog="milepost plot")
     from milepost.recipes.report.plot import plot as plot_runs
 
-    plot_runs(args.runs, args.out, metric=args.metric)
-    print(args.out)
+    print(plot_runs(args.runs, args.out, metric=args.metric))
     return 0
 
 
