@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,19 +16,11 @@ from torch import Tensor
 from milepost.agents import checkpoint, distributed
 from milepost.agents.core import stable_seed
 from milepost.agents.lora import compute_narrow
-from milepost.agents.loss import (
-    Aggregation,
-    Level,
-    Totals,
-    clone_loss,
-    importance,
-    kl_k2,
-    policy_loss,
-    sequence_weights,
-)
+from milepost.agents.loss import clone_loss
 from milepost.agents.metrics import Tally
+from milepost.agents.objective import Objective, Row, clone_rows, column, policy_rows, surrogate
 from milepost.agents.packing import micro_batches, token_logprobs
-from milepost.agents.samples import BoolArray, Sample, n_forks
+from milepost.agents.samples import Sample
 from milepost.envs.core import FloatArray
 
 
@@ -47,41 +38,6 @@ class Trainable(Protocol):
     def sync(self) -> None:
         """Take over the model's new weights: drop caches and merged copies of the old ones."""
         ...
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a policy update maximizes."""
-
-    level: Level = "token"
-    """One ratio per token, turn or sequence (a row)."""
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    aggregation: Aggregation = "seq_mean_token_sum_norm"
-    """A sequence is one agent's trajectory, all its rows together."""
-    constant: float = 64.0
-    """What ``seq_mean_token_sum_norm`` divides a trajectory's sum by."""
-    kl: float = 0.0
-    """Weight of k2 in the loss; the reference is the model with its adapter switched off."""
-    importance_cap: float | None = None
-    """Truncate the correction between the sampler's and the trainer's log-probabilities here; None: no correction."""
-    old: Literal["trainer", "sampler"] = "trainer"
-    """What a ratio is taken against: the trainer's own log-probabilities before the first step (with one epoch the
-    ratio is then 1 and costs no extra forward), or those that the sampler recorded."""
-    n_epochs: int = 1
-    """Steps over the same samples in one update."""
-
-    def __post_init__(self) -> None:
-        if self.old == "sampler" and self.importance_cap is not None:
-            raise ValueError("importance_cap corrects towards the trainer's ratio; with old='sampler' it counts twice")
-
-
-class _Row(NamedTuple):
-    """A sample that takes part in a step, with one number per token that carries loss in each column."""
-
-    sample: Sample
-    wanted: BoolArray
-    columns: dict[str, FloatArray]
 
 
 @dataclass(kw_only=True)
@@ -133,16 +89,20 @@ class Trainer:
                 adapter whose switching off would give the reference.
         """
         o, tally = self.objective, Tally()
-        rows = self._policy_rows(samples, tally)
+        rows = policy_rows(samples, o, tally)
         if o.kl:
             self._add_column(rows, "ref", self.reference([row.sample for row in rows]))
         if o.old == "trainer" and o.n_epochs > 1:
             self._add_column(rows, "old", self.logprobs([row.sample for row in rows]))
         elif o.old == "sampler":
             rows = [row._replace(columns={**row.columns, "old": row.columns["sampler"]}) for row in rows]
+
+        def loss(batch: Sequence[Row]) -> Tensor:
+            return surrogate(batch, self._forward(batch, self._temperature), o, tally)
+
         norm = None
         for epoch in range(o.n_epochs):
-            norm = self._step(rows, lambda batch: self._policy_loss(batch, tally), epoch)
+            norm = self._step(rows, loss, epoch)
         return self._finish(tally, norm)
 
     def clone(self, samples: Sequence[Sample]) -> dict[str, float]:
@@ -155,23 +115,11 @@ class Trainer:
             ValueError: A weight is negative, or no token of the whole batch has one.
         """
         tally = Tally()
-        weights = [np.where(np.isnan(s.advantages), np.float32(1), s.advantages) * s.sampled for s in samples]
-        if (bad := next((s for s, w in zip(samples, weights, strict=True) if (w < 0).any()), None)) is not None:
-            raise ValueError(f"episode {bad.episode}: cannot imitate with a negative weight (an advantage below 0)")
-        wanted = [w > 0 for w in weights]
-        totals = self._totals([int(at.sum()) for at in wanted])
-        if not totals.tokens:
-            raise ValueError(f"nothing to imitate: none of {len(samples)} samples has a sampled token of weight > 0")
-        rows = [
-            _Row(s, at, {"weight": (w[at] / totals.tokens).astype(np.float32)})
-            for s, w, at in zip(samples, weights, wanted, strict=True)
-            if at.any()
-        ]
-        _count(tally, samples, rows)
+        rows = clone_rows(samples, tally)
 
-        def loss(batch: Sequence[_Row]) -> Tensor:
+        def loss(batch: Sequence[Row]) -> Tensor:
             logprobs_N = self._forward(batch, 1.0)
-            value = clone_loss(logprobs_N, _column(batch, "weight", logprobs_N))
+            value = clone_loss(logprobs_N, column(batch, "weight", logprobs_N))
             tally.add("loss/clone", float(value.detach()))
             return value
 
@@ -182,7 +130,7 @@ class Trainer:
         results = [np.zeros(len(s), np.float32) for s in samples]
         with torch.no_grad(), self._mode(training=False):
             for batch in micro_batches([s.ids for s in samples], [s.sampled for s in samples], self.max_tokens):
-                rows = [_Row(samples[i], samples[i].sampled, {}) for i in batch]
+                rows = [Row(samples[i], samples[i].sampled, {}) for i in batch]
                 flat = self._forward(rows, self._temperature).cpu().numpy()
                 for i, part in zip(batch, np.split(flat, np.cumsum([r.wanted.sum() for r in rows])[:-1]), strict=True):
                     results[i][samples[i].sampled] = part
@@ -230,78 +178,12 @@ class Trainer:
         adapter = {name: p for name, p in named.items() if "lora_" in name}
         return {**self._parameters, **(adapter or named)}
 
-    def _totals(self, n_tokens: Sequence[int]) -> Totals:
-        local = Totals(sum(n > 0 for n in n_tokens), sum(n_tokens))
-        return Totals(**distributed.sum_numbers(local._asdict()))
-
-    def _policy_rows(self, samples: Sequence[Sample], tally: Tally) -> list[_Row]:
-        o = self.objective
-        counts: Counter[tuple[str, str]] = Counter()
-        for s in samples:
-            counts[s.key] += int(s.judged.sum())
-        weights = sequence_weights(
-            list(counts.values()), o.aggregation, o.constant, self._totals(list(counts.values()))
-        )
-        weight_of = dict(zip(counts, weights, strict=True))
-        rows = []
-        for s in samples:
-            at = s.judged
-            if not at.any() or not (o.kl or s.advantages[at].any()):
-                continue
-            if (o.old == "sampler" or o.importance_cap is not None) and np.isnan(s.logprobs[at]).any():
-                raise ValueError(
-                    f"episode {s.episode} has no log-probabilities of its sampler; this objective needs them"
-                )
-            n = int(at.sum())
-            columns = {
-                "weight": np.full(n, weight_of[s.key], np.float32),
-                "advantage": s.advantages[at],
-                "sampler": s.logprobs[at],
-            }
-            rows.append(_Row(s, at, columns))
-        _count(tally, samples, rows)
-        tally.add("turns/unjudged", sum(len(np.unique(s.turn[s.sampled & ~s.judged])) for s in samples))
-        return rows
-
-    def _policy_loss(self, batch: Sequence[_Row], tally: Tally) -> Tensor:
-        o = self.objective
-        logprobs_N = self._forward(batch, self._temperature)
-        own_N = logprobs_N.detach()
-        old_N = _column(batch, "old", own_N) if "old" in batch[0].columns else own_N
-        sampler_N = _column(batch, "sampler", own_N)
-        base_weights_N = weights_N = _column(batch, "weight", own_N)
-        if o.importance_cap is not None:
-            weights_N = weights_N * importance(old_N, sampler_N, o.importance_cap)
-        result = policy_loss(
-            logprobs_N,
-            old_N,
-            _column(batch, "advantage", own_N),
-            weights_N,
-            segments_N=_segments(batch, o.level, own_N),
-            clip_low=o.clip_low,
-            clip_high=o.clip_high,
-        )
-        loss = result.loss
-        tally.add("loss/policy", float(loss.detach()))
-        tally.mean("ratio/mean", result.ratio_N)
-        tally.mean("ratio/clipped", result.clipped_N)
-        tally.most("ratio/max", result.ratio_N)
-        tally.mean("kl/sampler_nats", sampler_N - own_N)
-        tally.mean("kl/sampler_abs_nats", (sampler_N - own_N).abs())
-        if o.kl:
-            ref_N = _column(batch, "ref", own_N)
-            kl = (base_weights_N * kl_k2(logprobs_N, ref_N)).sum()
-            loss = loss + o.kl * kl
-            tally.add("loss/kl", float(kl.detach()))
-            tally.mean("kl/reference_nats", own_N - ref_N)
-        return loss
-
-    def _forward(self, batch: Sequence[_Row], temperature: float) -> Tensor:
+    def _forward(self, batch: Sequence[Row], temperature: float) -> Tensor:
         return token_logprobs(
             self.policy.model, [row.sample.ids for row in batch], [row.wanted for row in batch], temperature
         )
 
-    def _step(self, rows: Sequence[_Row], loss: Callable[[Sequence[_Row]], Tensor], epoch: int = 0) -> float | None:
+    def _step(self, rows: Sequence[Row], loss: Callable[[Sequence[Row]], Tensor], epoch: int = 0) -> float | None:
         """Take one optimizer step on all rows of all ranks; return the gradient's norm, None where there was no row."""
         parameters = list(self._parameters.values())
         self._optimizer.zero_grad(set_to_none=False)
@@ -346,7 +228,7 @@ class Trainer:
                 model.train(before)
 
     @staticmethod
-    def _add_column(rows: Sequence[_Row], name: str, values: Sequence[FloatArray]) -> None:
+    def _add_column(rows: Sequence[Row], name: str, values: Sequence[FloatArray]) -> None:
         for row, value in zip(rows, values, strict=True):
             row.columns[name] = value[row.wanted]
 
@@ -364,26 +246,3 @@ def freeze_below(model: Any, top_layers: int) -> None:
         layer = re.search(r"\.layers\.(\d+)\.", name)
         if layer is None or int(layer[1]) < n_layers - top_layers:
             p.requires_grad_(False)
-
-
-def _count(tally: Tally, samples: Sequence[Sample], rows: Sequence[_Row]) -> None:
-    tally.add("samples/total", len(samples))
-    tally.add("samples/forks", n_forks(samples))
-    tally.add("samples/skipped", len(samples) - len(rows))
-    tally.add("tokens/trained", sum(int(row.wanted.sum()) for row in rows))
-    tally.add("tokens/forwarded", sum(len(row.sample) for row in rows))
-
-
-def _column(batch: Sequence[_Row], name: str, like: Tensor) -> Tensor:
-    return torch.from_numpy(np.concatenate([row.columns[name] for row in batch])).to(like.device)
-
-
-def _segments(batch: Sequence[_Row], level: Level, like: Tensor) -> Tensor | None:
-    """[N] which ratio each token shares; None: each its own."""
-    if level == "token":
-        return None
-    keys = [
-        (i, t if level == "turn" else 0) for i, row in enumerate(batch) for t in row.sample.turn[row.wanted].tolist()
-    ]
-    index = {key: n for n, key in enumerate(dict.fromkeys(keys))}
-    return torch.tensor([index[key] for key in keys], device=like.device)

@@ -9,7 +9,8 @@ import torch
 from rows import TinyPolicy, batch, weights
 
 from milepost.agents import distributed
-from milepost.agents.trainer import Objective, Trainer
+from milepost.agents.objective import Objective
+from milepost.agents.trainer import Trainer
 
 
 def run(dies: bool = False) -> tuple[torch.Tensor, list[dict[str, float]]]:

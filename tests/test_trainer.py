@@ -13,9 +13,10 @@ from rows import TinyPolicy, batch, sample, weights
 
 from milepost.agents.lora import compute_narrow
 from milepost.agents.loss import Aggregation, Level
+from milepost.agents.objective import Objective
 from milepost.agents.packing import micro_batches, token_logprobs
 from milepost.agents.samples import Sample, kl_credit
-from milepost.agents.trainer import Objective, Trainer
+from milepost.agents.trainer import Trainer
 from milepost.envs.core import Action, Episode, Stop, Tokens, Turn
 
 

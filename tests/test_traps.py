@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from milepost.agents.loss import kl_k2, sequence_weights
+from milepost.agents.objective import Objective
 from milepost.agents.packing import token_logprobs
 from milepost.agents.samples import n_forks, to_samples
-from milepost.agents.trainer import Objective, Trainer
+from milepost.agents.trainer import Trainer
 from milepost.envs.core import Action, Episode, Stop, Tokens, Turn
 
 
