@@ -251,7 +251,7 @@ def _shared(subject: Subject) -> Iterator[str]:
     if other is None:
         return
     alone, again = (subject.play(0, _lively, limit=10) for _ in range(2))
-    if not same(_seen(alone), _seen(again)):
+    if not same(_seen(alone), _seen(again)) or not same(infos(alone), infos(again)):
         return  # not even alone: the seed's fault
     mine, theirs = TurnHooks(subject.env), TurnHooks(other)
     mine.reset(seed=0)
