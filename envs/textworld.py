@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
+from collections.abc import Iterable
 from difflib import SequenceMatcher
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import gymnasium as gym
 from gymnasium.error import DependencyNotInstalled
 
 from milepost.envs.core import Utf8
-from milepost.envs.textworld_games import Level, game_file, tasks
+from milepost.envs.textworld_games import Game, Level, Snapshot, game, game_file, tasks
 
 Answer = Literal["plain", "closest", "all"]
 
@@ -59,10 +59,8 @@ class TextWorldEnv(gym.Env[str, str]):
         show_commands: bool = False,
         outcome: Literal["win", "score"] = "win",
     ) -> None:
-        try:
-            import textworld
-        except ImportError as error:
-            raise DependencyNotInstalled("TextWorld needs textworld: pip install 'milepost[textworld]'") from error
+        if find_spec("textworld") is None:
+            raise DependencyNotInstalled("TextWorld needs textworld: pip install 'milepost[textworld]'")
         if on_invalid not in ("plain", "closest", "all"):
             raise ValueError(f"TextWorld on_invalid: expected plain, closest or all, got {on_invalid!r}")
         if outcome not in ("win", "score"):
@@ -72,14 +70,14 @@ class TextWorldEnv(gym.Env[str, str]):
         self.on_invalid, self.show_commands, self.outcome = on_invalid, show_commands, outcome
         self.action_space = Utf8()
         self.observation_space = Utf8()
-        self._start: Any = textworld.start
-        self._request: Any = textworld.EnvInfos(
-            admissible_commands=True, policy_commands=True, objective=True, description=True, feedback=True,
-            facts=True, won=True, lost=True, score=True, max_score=True,
-        )  # fmt: skip
-        self._game: Any = None
-        self._task = ""
-        self._state: Any = None
+        self._game: Game | None = None
+        self._played: tuple[str, ...] = ()
+
+    @property
+    def _now(self) -> Snapshot:
+        if self._game is None:
+            raise gym.error.ResetNeeded("TextWorld: call reset before step, score or oracle")
+        return self._game.after(self._played)
 
     def tasks(self, split: str) -> list[str]:
         """Return the ids of a split's games."""
@@ -92,71 +90,52 @@ class TextWorldEnv(gym.Env[str, str]):
         if task is None:
             names = self.tasks(self.split)
             task = names[int(self.np_random.integers(len(names)))]
-        if task != self._task:
-            self.close()
-            self._game = self._start(str(game_file(self.level, str(task))), self._request)
-            self._task = str(task)
-        self._state = self._game.reset()
-        text = f"{self._state.objective.strip()}\n{_tidy(self._state.description)}"
-        return self._shown(text), {"task_id": self._task} | self._info()
+        self._game, self._played = game(game_file(self.level, str(task))), ()
+        return self._shown(self._now.text), {"task_id": str(task)} | self._info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Play one command."""
         command = parse_command(action)
-        before = self._state
-        valid = command in before.admissible_commands
-        if valid:
-            self._state, _, _ = self._game.step(command)
-            text = _tidy(self._state.feedback)
-        else:
-            text = self._refusal(command)
-        now = self._state
-        gain = float(now.score - before.score)
+        before = self._now
+        known = next((c for c in before.commands if c.lower() == command), None)
+        if known is not None:
+            self._played = (*self._played, known)
+        now = self._now
+        gain = now.score - before.score
         info = self._info() | {
-            "valid": valid,
+            "valid": known is not None,
             "reward_components": {
                 "score": gain,
-                "progress": float(len(before.policy_commands) - len(now.policy_commands)),
-                "validity": 0.0 if valid else -1.0,
+                "progress": float(len(before.plan) - len(now.plan)),
+                "validity": 0.0 if known is not None else -1.0,
             },
         }
-        done = bool(now.won or now.lost)
+        done = now.won or now.lost
         if done:
-            info |= {"outcome": self.score(), "success": bool(now.won)}
-        return self._shown(text), gain, done, False, info
+            info |= {"outcome": self.score(), "success": now.won}
+        return self._shown(self._refusal(command) if known is None else now.text), gain, done, False, info
 
     def score(self) -> float:
         """Return what the present state is worth."""
-        if self.outcome == "win":
-            return float(bool(self._state.won))
-        return float(self._state.score) / max(1, self._state.max_score)
+        now = self._now
+        return float(now.won) if self.outcome == "win" else now.score / max(1.0, now.max_score)
 
     def oracle(self) -> list[str]:
         """Return the planner's commands from the present state."""
-        return list(self._state.policy_commands)
-
-    def close(self) -> None:
-        """End the interpreter."""
-        if self._game is not None:
-            self._game.close()
-            self._game, self._task = None, ""
+        return list(self._now.plan)
 
     def _info(self) -> dict[str, Any]:
-        facts = "\n".join(sorted(map(str, self._state.facts)))
-        return {
-            "state_key": hashlib.blake2b(facts.encode(), digest_size=12).hexdigest(),
-            "potential": -float(len(self._state.policy_commands)),
-            "actions": list(self._state.admissible_commands),
-        }
+        now = self._now
+        return {"state_key": now.key, "potential": -float(len(now.plan)), "actions": list(now.commands)}
 
     def _shown(self, text: str) -> str:
         if not self.show_commands:
             return text
-        return f"{text}\nYou can: {', '.join(_useful(self._state.admissible_commands))}."
+        return f"{text}\nYou can: {', '.join(_useful(self._now.commands))}."
 
     def _refusal(self, command: str) -> str:
         text = "You can't do that."
-        known = _useful(self._state.admissible_commands)
+        known = _useful(self._now.commands)
         if self.on_invalid == "plain" or self.show_commands or not known:
             return text
         if self.on_invalid == "closest":
@@ -170,17 +149,9 @@ def parse_command(text: str) -> str:
     return " ".join(next((line for line in lines if line), "").rstrip(".").split())
 
 
-def _useful(commands: list[str]) -> list[str]:
+def _useful(commands: Iterable[str]) -> list[str]:
     """Return the commands that may change the state."""
     return [c for c in commands if c not in ("look", "inventory") and not c.startswith("examine ")]
-
-
-def _tidy(text: str) -> str:
-    """Return a game's text without the prompt and status line, the score's announcement, and blank lines."""
-    text = re.sub(r"\n>\s.*\Z", "", text, flags=re.DOTALL)
-    text = re.sub(r"Your score has just gone up.*", "", text, flags=re.DOTALL)
-    text = re.sub(r"-= (.+?) =-", r"\1:", text)
-    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 gym.register("milepost/TextWorld-v0", entry_point=f"{__name__}:TextWorldEnv", max_episode_steps=12)

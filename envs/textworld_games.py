@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import multiprocessing
 import os
 import random
@@ -18,9 +19,10 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from threading import RLock
+from typing import Any, NamedTuple
 
 from gymnasium.error import DependencyNotInstalled
 
@@ -31,7 +33,7 @@ N_GAMES = {"train": 5_000, "valid": 500, "test": 1_000}
 
 @dataclass(frozen=True)
 class Level:
-    """How big a game is, in the Practitioner's Guide's names: ``w3-o6-q4`` is 3 rooms, 6 objects, quests of 4 actions."""
+    """How big a game is, as the Practitioner's Guide names it: ``w3-o6-q4`` is 3 rooms, 6 objects, plans of 4."""
 
     rooms: int
     objects: int
@@ -60,6 +62,64 @@ class Level:
     def __str__(self) -> str:
         span = f"{self.shortest}" if self.shortest == self.longest else f"{self.shortest}..{self.longest}"
         return f"w{self.rooms}-o{self.objects}-q{span}"
+
+
+class Snapshot(NamedTuple):
+    """A state of a game: what it says and what holds."""
+
+    text: str
+    commands: tuple[str, ...]
+    """Admissible now."""
+    plan: tuple[str, ...]
+    """The planner's commands from here to the goal."""
+    key: str
+    """Hash of the facts that hold."""
+    score: float
+    max_score: float
+    won: bool
+    lost: bool
+
+
+class Game:
+    """A compiled game as a function of the commands played: games are deterministic, what was seen is remembered."""
+
+    def __init__(self, file: Path) -> None:
+        """Start the interpreter."""
+        import textworld
+
+        wanted = ("admissible_commands", "policy_commands", "objective", "description", "feedback", "facts")
+        request = textworld.EnvInfos(**dict.fromkeys((*wanted, "won", "lost", "score", "max_score"), True))
+        with _LOCK:
+            self._interpreter: Any = textworld.start(str(file), request)
+        self._at: tuple[str, ...] | None = None
+        self._seen: dict[tuple[str, ...], Snapshot] = {}
+
+    def after(self, commands: tuple[str, ...]) -> Snapshot:
+        """Return the state after these commands, all of them admissible."""
+        if commands not in self._seen:
+            with _LOCK:
+                self._go(commands)
+        return self._seen[commands]
+
+    def _go(self, commands: tuple[str, ...]) -> None:
+        if self._at is None or commands[: len(self._at)] != self._at:
+            state = self._interpreter.reset()
+            self._at = ()
+            self._seen[()] = _snapshot(state, f"{state.objective.strip()}\n{state.description}")
+        for command in commands[len(self._at) :]:
+            state, _, _ = self._interpreter.step(command)
+            self._at = (*self._at, command)
+            self._seen[self._at] = _snapshot(state, state.feedback)
+
+
+@lru_cache(maxsize=128)
+def game(file: Path) -> Game:
+    """Return a running game; the last 128 stay running and are shared by all environments of the process."""
+    return Game(file)
+
+
+_LOCK = RLock()
+"""TextWorld's parsers share state: one thread of a process at a time."""
 
 
 def tasks(split: str) -> list[str]:
@@ -117,7 +177,7 @@ def _compile(level: Level, seed: int, target: Path) -> None:
     except ImportError as error:
         raise DependencyNotInstalled("TextWorld needs textworld: pip install 'milepost[textworld]'") from error
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{seed}-", dir=target.parent) as scratch:
+    with _LOCK, tempfile.TemporaryDirectory(prefix=f".{seed}-", dir=target.parent) as scratch:
         options: Any = GameOptions()
         options._kb = _knowledge()
         options.seeds = seed
@@ -144,3 +204,25 @@ def _die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _snapshot(state: Any, text: str) -> Snapshot:
+    facts = "\n".join(sorted(map(str, state.facts)))
+    return Snapshot(
+        text=_tidy(text),
+        commands=tuple(state.admissible_commands),
+        plan=tuple(state.policy_commands),
+        key=hashlib.blake2b(facts.encode(), digest_size=12).hexdigest(),
+        score=float(state.score),
+        max_score=float(state.max_score),
+        won=bool(state.won),
+        lost=bool(state.lost),
+    )
+
+
+def _tidy(text: str) -> str:
+    """Return a game's text without the prompt and status line, the score's announcement, and blank lines."""
+    text = re.sub(r"\n>\s.*\Z", "", text, flags=re.DOTALL)
+    text = re.sub(r"Your score has just gone up.*", "", text, flags=re.DOTALL)
+    text = re.sub(r"-= (.+?) =-", r"\1:", text)
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
