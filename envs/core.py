@@ -1,7 +1,4 @@
-"""The core types: an episode and its turns, as data from the moment they are played.
-
-Everything else reads or writes these. Nothing here imports a simulator, torch or a network client.
-"""
+"""The core types that everything else reads or writes: an episode and its turns, as data from when they are played."""
 
 from __future__ import annotations
 
@@ -115,11 +112,13 @@ class Tokens:
         if not isinstance(other, Tokens):
             return NotImplemented
         mine, theirs = ((t.context, t.ids, t.logprobs, t.entropies) for t in (self, other))
-        return (self.keep, self.version) == (other.keep, other.version) and all(
-            (a is None and b is None)
-            or (a is not None and b is not None and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
-            for a, b in zip(mine, theirs, strict=True)
-        )
+        return (self.keep, self.version) == (other.keep, other.version) and all(map(_same, mine, theirs))
+
+
+def _same(a: IntArray | FloatArray | None, b: IntArray | FloatArray | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 class Usage(NamedTuple):
@@ -250,12 +249,9 @@ class Episode:
     def part(self, agent: str) -> Episode:
         """Return one agent's share of the episode: its own turns (the same objects), its instructions and outcome."""
         texts = self.instructions
-        return replace(
-            self,
-            turns=[turn for turn in self.turns if turn.agent == agent],
-            instructions=texts.get(agent, "") if isinstance(texts, dict) else texts,
-            whole=self.whole or self,
-        )
+        own = texts.get(agent, "") if isinstance(texts, dict) else texts
+        turns = [turn for turn in self.turns if turn.agent == agent]
+        return replace(self, turns=turns, instructions=own, whole=self.whole or self)
 
     def info_before(self, t: int) -> dict[str, Any]:
         """Return the info of the state in which turn ``t`` was taken (t = T: of the state at the end)."""
@@ -320,8 +316,7 @@ def groups_of(episodes: Iterable[Episode]) -> Groups:
         elif not episode.turns:
             skipped["empty"] += 1
         else:
-            agents = episode.agents
-            for agent in agents:
+            for agent in (agents := episode.agents):
                 part = episode if len(agents) == 1 and episode.whole is None else episode.part(agent)
                 if part.outcome is None:
                     skipped["unscored"] += 1
@@ -339,9 +334,8 @@ def observation_messages(observation: Observation) -> list[Message]:
         parts = _content(result.get("text", ""), [result["image"]] if result.get("image") is not None else [])
         messages.append({"role": "tool", "tool_call_id": result["id"], "content": parts})
     if "text" in observation or observation.get("images"):
-        messages.append(
-            {"role": "user", "content": _content(observation.get("text", ""), observation.get("images", []))}
-        )
+        content = _content(observation.get("text", ""), observation.get("images", []))
+        messages.append({"role": "user", "content": content})
     return messages
 
 
@@ -351,10 +345,8 @@ def action_message(action: Action) -> Message:
     if action.reasoning is not None:
         message["reasoning_content"] = action.reasoning
     if action.calls:
-        message["tool_calls"] = [
-            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
-            for c in action.calls
-        ]
+        functions = [(c.id, {"name": c.name, "arguments": c.arguments}) for c in action.calls]
+        message["tool_calls"] = [{"id": id_, "type": "function", "function": function} for id_, function in functions]
     return message
 
 
@@ -366,9 +358,6 @@ def _content(text: str, images: Sequence[Any]) -> str | list[dict[str, Any]]:
 
 class Utf8(gym.Space[str]):
     """Any text."""
-
-    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
-        super().__init__(shape=None, dtype=None, seed=seed)
 
     def contains(self, x: Any) -> bool:
         """Return whether ``x`` is a str."""
@@ -396,9 +385,7 @@ class Mixed(Utf8):
 
     def contains(self, x: Any) -> bool:
         """Return whether ``x`` is an ``Observation``."""
-        if isinstance(x, str):
-            return True
-        return (
+        return isinstance(x, str) or (
             isinstance(x, dict)
             and bool(x)
             and set(x) <= {"text", "images", "results"}
