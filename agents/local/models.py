@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -135,8 +136,11 @@ def _with_lora(model: Any, rank: int, n_layers: int | None, seed: int) -> Any:
     total = model.config.num_hidden_layers
     if n_layers is not None and not 1 <= n_layers <= total:
         raise ValueError(f"lora_layers: expected 1..{total}, got {n_layers}")
-    top = None if n_layers is None else list(range(total - n_layers, total))
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", layers_to_transform=top)
+    head = model.get_output_embeddings()
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    first = 0 if n_layers is None else total - n_layers
+    targets = [name for name, _ in linear if (at := re.search(r"\.(\d+)\.", name)) and int(at[1]) >= first]
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted: Any = get_peft_model(model, config)
@@ -148,13 +152,13 @@ def _with_lora(model: Any, rank: int, n_layers: int | None, seed: int) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    before = logging.get_verbosity()
-    bar = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    log: Any = logging
+    before, bar = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        log.set_verbosity(before)
         if bar:
-            logging.enable_progress_bar()
+            log.enable_progress_bar()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -42,7 +42,9 @@ def build(folder: str | Path, texts: Iterable[str] = (), seed: int = 0, *, vocab
         show_progress=False,
     )
     bpe.train_from_iterator([_TEXT, *texts], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    tokenizer: Any = cast(Any, PreTrainedTokenizerFast)(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
     tokenizer.chat_template = CHATML
     defaults = {
         "hidden_size": 64,

@@ -1,0 +1,273 @@
+"""A language model in this process as a policy: tokens in, tokens out, nothing it sampled is ever re-tokenized."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from milepost.agents.core import Answer, ContextFull, Request
+from milepost.agents.local.engine import Engine
+from milepost.agents.local.merge import merged
+from milepost.envs.core import Action, Episode, Finish, Message, Tokens, Usage
+
+
+@dataclass
+class _Row:
+    """What one agent of one episode has been shown and has written, as tokens and as the text they stand for."""
+
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    marks: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)])
+    """(length of text, number of ids) where a part ended: places at which another row may branch off."""
+    ended: bool = True
+    """Whether the last action's end-of-turn token was sampled, and so is already in ``ids``."""
+
+    def mark(self) -> None:
+        self.marks.append((len(self.text), len(self.ids)))
+
+
+@dataclass
+class _Draft:
+    """An action while it is sampled."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    finish: Finish = "length"
+    ended: bool = False
+
+
+class LocalPolicy:
+    """Answer requests with a transformers causal language model; see ``Policy``.
+
+    A row grows by what is new in the rendered chat. Where the template drops or rewrites what was shown before
+    (stripped thinking, a window of turns), the row forks at the last place that still agrees; ``metrics["forks"]``
+    counts these. The randomness of an action is a function of ``request.seed`` alone.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        temperature: float = 1.0,
+        max_new_tokens: int = 16,
+        stop: Sequence[str] = ("\n",),
+        max_context: int | None = None,
+        top_p: float = 1.0,
+    ) -> None:
+        """Wrap a model as ``models.load`` returns it.
+
+        Args:
+            model: A causal language model, with a peft adapter or without.
+            tokenizer: Its tokenizer, with a chat template.
+            temperature: What logits are divided by; 0 takes the likeliest token, log-probabilities are then at 1.
+            max_new_tokens: Most tokens of one action.
+            stop: Texts that end an action; they and what follows are not part of its text.
+            max_context: Most tokens of a row; None for the model's own limit.
+            top_p: Must be 1.
+
+        Raises:
+            ValueError: No chat template, a setting out of range, or a cut support, under which recorded
+                log-probabilities would be biased by the mass that was cut off.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError("tokenizer: it has no chat template; an instruct model has one")
+        if top_p != 1.0:
+            raise ValueError(f"top_p: expected 1 (a cut support biases the log-probabilities), got {top_p}")
+        if temperature < 0 or max_new_tokens < 1:
+            raise ValueError(
+                f"expected temperature >= 0 and max_new_tokens >= 1, got {temperature} and {max_new_tokens}"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.stop = tuple(stop)
+        self.max_context: int = max_context or model.config.max_position_embeddings
+        self.version = 0
+        self.metrics: Counter[str] = Counter()
+        """``forks``, and tokens ``fed``, ``cached`` and ``sampled``, so far."""
+        self._end = self._end_id()
+        self._rows: dict[tuple[str, str], _Row] = {}
+        self._engine = Engine(merged(model))
+
+    def sync(self) -> None:
+        """Take over the model's new weights; cached keys and values of the old ones are dropped."""
+        self._engine.clear()
+        self._engine.model = merged(self.model, self._engine.model)
+
+    def forget(self, episode_ids: Sequence[str]) -> None:
+        """Free what is kept for episodes that are over."""
+        gone = set(episode_ids)
+        keys = [key for key in self._rows if key[0] in gone]
+        for key in keys:
+            del self._rows[key]
+        self._engine.forget(keys)
+
+    def act(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return an action per request, or ContextFull where a grown context has no room for another.
+
+        Raises:
+            ValueError: The first prompt of an episode does not fit into the context.
+        """
+        began = time.perf_counter()
+        plans = [self._plan(request) for request in requests]
+        answers: list[Answer] = [ContextFull(f"episode {r.episode}: {self.max_context} tokens") for r in requests]
+        live = [i for i, plan in enumerate(plans) if plan is not None]
+        if not live:
+            return answers
+        keys = [(requests[i].episode, requests[i].agent) for i in live]
+        cached = []
+        for i, key in zip(live, keys, strict=True):
+            keep, context, text = plans[i] or (0, [], "")
+            row = self._rows.setdefault(key, _Row())
+            self.metrics["forks"] += keep < len(row.ids)
+            self._engine.truncate(key, keep)
+            cached.append(keep)
+            row.ids[keep:] = context
+            row.text = text
+            row.marks = [m for m in row.marks if m[1] <= keep]
+            row.mark()
+        drafts = self._sample(keys, [requests[i].seed for i in live])
+        seconds = (time.perf_counter() - began) / len(live)
+        for i, key, draft, keep in zip(live, keys, drafts, cached, strict=True):
+            plan = plans[i]
+            assert plan is not None
+            answers[i] = self._action(draft, keep, plan[1], seconds)
+            row = self._rows[key]
+            row.text += draft.text
+            row.ended = draft.ended
+            row.mark()
+        return answers
+
+    def encode(self, episode: Episode) -> None:
+        """Fill ``tokens`` of every turn from its text, as if each had been sampled and ended: to clone behaviour.
+
+        Log-probabilities are nan, the end-of-turn token is one of the ids.
+        """
+        rows: dict[str, _Row] = {}
+        for t, turn in enumerate(episode.turns):
+            row = rows.setdefault(turn.agent, _Row())
+            keep, context, text = self._difference(row, self._render(episode.view(t), episode.tools))
+            ids = [*self._ids(turn.action.text), self._end]
+            row.ids[keep:] = [*context]
+            row.text = text
+            row.marks = [m for m in row.marks if m[1] <= keep]
+            row.mark()
+            row.ids += ids
+            row.text += turn.action.text
+            row.ended = True
+            row.mark()
+            turn.action.tokens = _tokens(keep, context, ids, [float("nan")] * len(ids), self.version)
+
+    def _plan(self, request: Request) -> tuple[int, list[int], str] | None:
+        """Return how much of the row stays, what is new, and the whole text; None where there is no room."""
+        key = (request.episode, request.agent)
+        row = self._rows.get(key, _Row())
+        keep, context, text = self._difference(row, self._render(request.messages, request.tools))
+        n = keep + len(context)
+        if n + self.max_new_tokens <= self.max_context:
+            return keep, context, text
+        if key in self._rows:
+            return None
+        raise ValueError(
+            f"episode {request.episode}: its first prompt has {n} tokens; with {self.max_new_tokens} for an action "
+            f"the context holds {self.max_context}"
+        )
+
+    def _difference(self, row: _Row, text: str) -> tuple[int, list[int], str]:
+        n_text, n_ids = next(m for m in reversed(row.marks) if text.startswith(row.text[: m[0]]))
+        rest = text[n_text:]
+        if row.ids and n_ids == len(row.ids) and row.ended:
+            rest = rest.removeprefix(self.tokenizer.convert_ids_to_tokens(self._end))
+        return n_ids, self._ids(rest), text
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def _end_id(self) -> int:
+        """Return the token that the template writes behind an action, or else the model's end of text."""
+        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "milepost"}]
+        text: str = self.tokenizer.apply_chat_template(turn, tokenize=False)
+        tail = self._ids(text.rpartition("milepost")[2])
+        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
+        return tail[0] if tail and tail[0] in special else int(self.tokenizer.eos_token_id)
+
+    def _sample(self, keys: Sequence[Hashable], seeds: Sequence[int]) -> list[_Draft]:
+        """Sample an action behind each row; a row that has ended leaves the batch at once."""
+        drafts = [_Draft() for _ in keys]
+        uniforms = [np.random.default_rng(seed).random(self.max_new_tokens) for seed in seeds]
+        going = list(range(len(keys)))
+        rows = [self._rows[key].ids for key in keys]  # type: ignore[index]
+        before = self._engine.n_computed
+        for step in range(self.max_new_tokens):
+            logits = self._engine.feed([keys[i] for i in going], [rows[i] for i in going])
+            ids, logprobs = self._choose(logits, [float(uniforms[i][step]) for i in going])
+            for i, token, logprob in zip(going, ids, logprobs, strict=True):
+                rows[i].append(token)
+                self._take(drafts[i], token, logprob)
+            going = [i for i in going if drafts[i].finish == "length"]
+            if not going:
+                break
+        n_sampled = sum(len(d.ids) for d in drafts)
+        self.metrics["sampled"] += n_sampled
+        self.metrics["fed"] += self._engine.n_computed - before
+        return drafts
+
+    def _choose(self, logits_BV: Tensor, uniforms_B: Sequence[float]) -> tuple[list[int], list[float]]:
+        """Return a token per row, where its uniform number falls in the cumulated probabilities, and its log-prob."""
+        logprobs_BV = torch.log_softmax(logits_BV / (self.temperature or 1.0), -1)
+        if self.temperature == 0:
+            ids_B1 = logprobs_BV.argmax(-1, keepdim=True)
+        else:
+            sums_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
+            points = torch.tensor(uniforms_B, dtype=torch.float64, device=sums_BV.device)[:, None] * sums_BV[:, -1:]
+            ids_B1 = torch.searchsorted(sums_BV, points, right=True).clamp(max=sums_BV.shape[1] - 1)
+        return ids_B1[:, 0].tolist(), logprobs_BV.gather(-1, ids_B1)[:, 0].tolist()
+
+    def _take(self, draft: _Draft, token: int, logprob: float) -> None:
+        draft.ids.append(token)
+        draft.logprobs.append(logprob)
+        if token == self._end:
+            draft.finish, draft.ended = "stop", True
+            return
+        text: str = self.tokenizer.decode(draft.ids, skip_special_tokens=True)
+        cuts = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        if cuts:
+            draft.finish = "stop"
+            text = text[: min(cuts)]
+        draft.text = text
+
+    def _action(self, draft: _Draft, keep: int, context: list[int], seconds: float) -> Action:
+        self.metrics["cached"] += keep
+        return Action(
+            text=draft.text,
+            finish=draft.finish,
+            tokens=_tokens(keep, context, draft.ids, draft.logprobs, self.version),
+            usage=Usage(keep + len(context), keep, len(draft.ids), seconds),
+        )
+
+
+def _tokens(keep: int, context: list[int], ids: list[int], logprobs: list[float], version: int) -> Tokens:
+    return Tokens(
+        keep=keep,
+        context=np.array(context, np.int32),
+        ids=np.array(ids, np.int32),
+        logprobs=np.array(logprobs, np.float32),
+        version=version,
+    )
