@@ -34,7 +34,10 @@ def init(timeout_s: float = 1800.0) -> bool:
         return False
     if not dist.is_initialized():
         torch.set_num_threads(1)
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        gpu = torch.cuda.is_available()
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     return True
 

@@ -6,6 +6,9 @@ are gathered at the wanted positions before the language-model head, which is th
 Attempts at one task share their prompt: rows of one batch that begin alike have their common beginning computed once,
 forward and backward, and each row attends to it through a cache that carries the gradient.
 
+SmolLM2-135M in bf16, adapters trained on the top 12 of 30 layers, 8 rows of 330 tokens, one thread: 8.0 s with one row
+a forward or four; 5.2 s where the rows share a prompt of 150 tokens.
+
 Shape letters: B rows, L tokens of the longest row, S tokens after those shared, D hidden size, V vocabulary, N wanted
 tokens of all rows.
 """
