@@ -175,5 +175,7 @@ for _cls, _rule in (
     (OverlappingSplitsEnv, "splits"),
 ):
     BROKEN[f"milepost-tests/{_cls.__name__.removesuffix('Env')}-v0"] = _rule
-    gym.register(f"milepost-tests/{_cls.__name__.removesuffix('Env')}-v0", _cls, max_episode_steps=LIMIT)
-gym.register(GOOD, GoodEnv, max_episode_steps=LIMIT)
+    gym.register(
+        f"milepost-tests/{_cls.__name__.removesuffix('Env')}-v0", f"{__name__}:{_cls.__name__}", max_episode_steps=LIMIT
+    )
+gym.register(GOOD, f"{__name__}:GoodEnv", max_episode_steps=LIMIT)

@@ -52,7 +52,7 @@ def test_a_turn_limit_without_a_score_is_told_what_it_costs():
     class Unscored(GoodEnv):
         score = property()  # type: ignore[assignment]
 
-    gym.register("milepost-tests/Unscored-v0", Unscored, max_episode_steps=7)
+    gym.register("milepost-tests/Unscored-v0", lambda **kwargs: Unscored(**kwargs), max_episode_steps=7)
     report = check("milepost-tests/Unscored-v0")
     assert report.ok, report.failures
     (note,) = (finding.text for finding in report.notes if finding.rule == "limit")

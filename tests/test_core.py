@@ -45,7 +45,9 @@ def test_an_image_is_a_part_that_holds_the_array():
     episode = shapes.pictures()
     text, image = episode.view(0)[0]["content"]
     assert text == {"type": "text", "text": "the page"}
-    assert image["image"] is episode.turns[0].observation["images"][0]
+    seen = episode.turns[0].observation
+    assert isinstance(seen, dict)
+    assert image["image"] is seen["images"][0]
     assert [part["type"] for part in episode.view(1)[2]["content"]] == ["image"]
 
 

@@ -59,6 +59,11 @@ class Says(gym.Env[Any, Any]):
         return self.worth
 
 
+def says(env: TurnHooks) -> Says:
+    assert isinstance(env.unwrapped, Says)
+    return env.unwrapped
+
+
 def hooked(*hooks: Any, **kwargs: Any) -> TurnHooks:
     env = TurnHooks(Says(**kwargs), hooks)
     env.reset(seed=1, options={"task": "t", "episode": {"id": "e1", "group": "g"}})
@@ -67,7 +72,7 @@ def hooked(*hooks: Any, **kwargs: Any) -> TurnHooks:
 
 def test_the_fields_of_the_record_are_not_passed_down():
     env = hooked()
-    assert env.unwrapped.options == {"task": "t"}
+    assert says(env).options == {"task": "t"}
     episode = env.episode
     assert (episode.id, episode.group, episode.task, episode.seed, episode.last) == ("e1", "g", "t", 1, "begin")
     assert episode.info == {"potential": -1}
@@ -93,7 +98,7 @@ def test_an_observation_belongs_to_the_turn_that_answers_it():
 def test_the_move_of_an_action_is_what_the_environment_hears():
     env = hooked()
     env.step(Action("I think: go", move="go"))
-    assert env.unwrapped.heard == "go"
+    assert says(env).heard == "go"
     assert env.episode.turns[0].action.text == "I think: go"
 
 
@@ -113,13 +118,13 @@ def test_a_turn_limit_asks_for_the_score_once():
     env = hooked(worth=0.25)
     *_, info = env.step("limit")
     assert (env.episode.stop, env.episode.outcome, info["outcome"]) == (Stop.MAX_TURNS, 0.25, 0.25)
-    assert env.unwrapped.asked == 1
+    assert says(env).asked == 1
 
 
 def test_a_turn_limit_with_an_outcome_or_without_a_score_is_left_as_it_is():
     env = hooked(info={"outcome": 1.0}, worth=0.0)
     env.step("limit")
-    assert (env.episode.outcome, env.unwrapped.asked) == (1.0, 0)
+    assert (env.episode.outcome, says(env).asked) == (1.0, 0)
     env = hooked(worth=None)
     env.step("limit")
     assert env.episode.outcome is None
@@ -133,7 +138,7 @@ def test_an_end_from_outside_is_scored_unless_it_says_nothing_of_the_agent(stop,
     env.step("a")
     episode = env.end(stop, "why")
     assert (episode.outcome, episode.stop, episode.failure) == (outcome, stop, "why")
-    assert env.unwrapped.asked == (outcome is not None)
+    assert says(env).asked == (outcome is not None)
     with pytest.raises(ContractError, match="has ended already"):
         env.end(stop)
 
@@ -186,7 +191,7 @@ def test_hooks_pickle_in_the_middle_of_an_episode():
 @pytest.mark.parametrize(("mode", "options"), [("sync", {}), ("async", {"shared_memory": False})])
 def test_the_record_comes_back_from_vector_environments(mode, options):
     wrap = partial(TurnHooks, credits=[Count()])
-    envs = gym.make_vec(GOOD, num_envs=2, vectorization_mode=mode, vector_kwargs=options, wrappers=[wrap])
+    envs: Any = gym.make_vec(GOOD, num_envs=2, vectorization_mode=mode, vector_kwargs=options, wrappers=[wrap])
     try:
         envs.reset(seed=[1, 2], options={"task": "t10"})
         envs.step(("2", "nonsense"))
