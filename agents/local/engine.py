@@ -53,13 +53,13 @@ class Slots(Cache):
         return keys[:n, :, : self.size], values[:n, :, : self.size]
 
     def reserve(self, n_slots: int, capacity: int) -> None:
-        """Make room for so many rows of so many tokens; sizes at least grow by half."""
+        """Make room for so many rows of so many tokens; the number of rows grows by half, their length by an eighth."""
         if n_slots <= self.n_slots and capacity <= self.capacity:
             return
         if n_slots > self.n_slots:
             self.n_slots = max(n_slots, self.n_slots * 3 // 2, 4)
         if capacity > self.capacity:
-            self.capacity = -(-max(capacity, self.capacity * 3 // 2, 256) // 64) * 64
+            self.capacity = -(-max(capacity, self.capacity * 9 // 8) // 64) * 64
         for i, pair in enumerate(self.buffers):
             grown = []
             for old in pair:
@@ -118,9 +118,11 @@ class Engine:
             self._keys.pop()
             del self._slot[key], self._fed[key]
             self._drop_prompt(key)
+        if not self._keys:
+            self.cache = Slots()
 
     def clear(self) -> None:
-        """Forget all rows, because the weights changed; the buffers stay."""
+        """Forget all rows, because the weights changed."""
         self.forget(list(self._keys))
 
     def truncate(self, key: Hashable, n: int) -> None:
@@ -167,7 +169,7 @@ class Engine:
         return torch.stack([x for x in logits if x is not None])
 
     def _adopt(self, key: Hashable, row: Sequence[int]) -> Hashable | None:
-        """Take over the keys and values of a row that began with this one; return the row that will have, or has them."""
+        """Take over keys and values of a row that began with this one; return the row that has, or will have, them."""
         prompt = tuple(row)
         leader = self._prompts.get(prompt)
         if leader is None or leader == key:
@@ -198,8 +200,9 @@ class Engine:
         cache, device = self.cache, self.model.device
         cache.starts = [self._fed[key] for key in keys]
         cache.counts = [len(row) - start for row, start in zip(rows, cache.starts, strict=True)]
-        cache.size = max(map(len, rows))
         n, width = len(rows), max(cache.counts)
+        # A product over a part of the buffers would copy it first: a step of one token reads all of them, masked.
+        cache.size = cache.capacity if width == 1 else max(map(len, rows))
         ids = torch.zeros(n, width, dtype=torch.long)
         for i, row in enumerate(rows):
             ids[i, : cache.counts[i]] = torch.tensor(row[cache.starts[i] :])

@@ -20,7 +20,8 @@ def merged(model: Any, into: Any = None) -> Any:
     base = model.get_base_model()
     if into is None or into is model:
         with torch.device("meta"):
-            into = AutoModelForCausalLM.from_config(base.config, dtype=base.dtype)
+            auto: Any = AutoModelForCausalLM
+            into = auto.from_config(base.config, dtype=base.dtype)
         into.eval()
     modules = dict(base.named_modules())
     for name, target in into.named_modules():
