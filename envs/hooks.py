@@ -19,10 +19,15 @@ _MIXED = Mixed()
 class Hook(Protocol):
     """What listens to play; every credit method is one."""
 
-    label: str
-    """The key in ``turn.credit``."""
-    live: bool
-    """Whether ``on_turn`` is to be asked."""
+    @property
+    def label(self) -> str:
+        """The key in ``turn.credit``."""
+        ...
+
+    @property
+    def live(self) -> bool:
+        """Whether ``on_turn`` is to be asked."""
+        ...
 
     def on_reset(self, episode: Episode) -> None:
         """Hear that an episode began."""

@@ -135,7 +135,7 @@ def check(argv: Sequence[str]) -> int:
     args = parse(CheckArgs, argv, prog="milepost check")
     from milepost.envs.check import check as check_env
 
-    options = dict(_option(text) for text in args.option)
+    options = dict(read_option(text) for text in args.option)
     report = check_env(args.env, **options)
     if args.json:
         rows = {k: [{"rule": f.rule, "text": f.text} for f in getattr(report, k)] for k in ("failures", "notes")}
@@ -237,7 +237,7 @@ def _exit(code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def read_option(text: str) -> tuple[str, Any]:
     """Return ``name=value`` as (name, value); the value is read as JSON where it is JSON, else as text."""
     name, equals, value = text.partition("=")
     if not equals:

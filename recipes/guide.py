@@ -1,0 +1,348 @@
+"""The stages of a training run: evaluate, train, probe, save; stop anywhere and go on to the same result."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from milepost.agents import distributed
+from milepost.agents.core import Policy, stable_seed
+from milepost.agents.driver import play
+from milepost.agents.local import models, tiny
+from milepost.agents.local.merge import merged
+from milepost.agents.local.policy import LocalPolicy
+from milepost.agents.objective import Objective
+from milepost.agents.progress import bar
+from milepost.agents.trainer import Trainer
+from milepost.credit import methods
+from milepost.credit.core import Credit
+from milepost.envs import textworld_games
+from milepost.envs.core import Episode, Task
+from milepost.envs.make import make
+from milepost.envs.runs import Run, write_json
+from milepost.recipes.cli import read_option
+from milepost.recipes.report import plot, table
+from milepost.recipes.report.stats import wilson
+from milepost.recipes.usage import Usage
+
+if TYPE_CHECKING:
+    from milepost.recipes.textworld_guide import Args
+
+TEXTWORLD = "milepost/TextWorld-v0"
+SEEDS = {"train": 1_000, "valid": 1_000_000, "test": 2_000_000}
+"""Where a split's seeds begin in an environment that has no list of tasks."""
+Step = Callable[["Guide", Trainer, int], dict[str, float]]
+"""One update of a stage: number of the update in, metrics out."""
+
+
+class Guide:
+    """What the stages share, and how an interrupted run finds its place again.
+
+    Every rank plays its share of the groups and appends its episodes; rank 0 logs and saves. A checkpoint holds the
+    trainer, the states of the credit methods, and ``done``: what every finished stage reached.
+    """
+
+    def __init__(self, args: Args) -> None:
+        self.args, self.usage = args, Usage()
+        self.run = self._open()
+        self.done: dict[str, Any] = {}
+        """Evaluations by name (as ``table.Stage`` has them), and the number of train steps of finished trainings."""
+        self.trainer: Trainer | None = None
+        self.training = ""
+        """The stage that ``trainer`` belongs to."""
+        self.n_saves = 0
+        if self.run.finished:
+            return
+        self.env_kwargs = env_kwargs(args)
+        self.games = {split: self._games(split, n) for split, n in splits(args).items()}
+        self._compile()
+        self.credits = [credit(name) for name in args.credit]
+        self.policy = self._policy()
+        self._restore()
+
+    def __enter__(self) -> Guide:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.run.close()
+
+    def evaluate(self, stage: str, policy: Policy, first: int | None = None) -> None:
+        """Play every test game once, the model greedily, and note what was solved."""
+        if stage in self.done:
+            return
+        with self.usage.timed(f"{stage}_games"):
+            tasks = self._tasks(self.games["test"][:first], f"test/{stage}", split="test")
+            episodes = self.play(tasks, policy, title=f"{stage}, on games never trained on", greedy=True, stage=stage)
+        result = table.stage(stage, everyones(episodes))
+        self.done[stage] = asdict(result)
+        self.say(f"{stage}: {result.wins} of {result.games} games")
+        folder = self.save()
+        if stage == "warmup" and self.rank == 0:
+            shutil.copytree(folder, self.run.path / "warmup", dirs_exist_ok=True)
+
+    def train(self, stage: str, step: Step, n_updates: int) -> None:
+        """Take the train steps of a stage that are not yet taken; a point of the curve now and then."""
+        if f"{stage} updates" in self.done:
+            return
+        args = self.args
+        trainer = self._trainer(stage)
+        first = sum(n for key, n in self.done.items() if key.endswith(" updates"))
+        todo = range(trainer.n_updates, n_updates)
+        with self.usage.timed(stage), bar(self._title(stage), todo, "updates") as tick:
+            for update in todo:
+                if update == 0:
+                    self.probe(first)
+                start = time.monotonic()
+                metrics = step(self, trainer, update)
+                self.run.log(mean_over_ranks(metrics) | {"time/update_s": time.monotonic() - start}, first + update)
+                if (update + 1) % args.probe_every == 0 or update + 1 == n_updates:
+                    self.probe(first + update + 1)
+                if (update + 1) % args.save_every == 0 and update + 1 < n_updates:
+                    self.save()
+                tick()
+        self.done[f"{stage} updates"] = n_updates
+        self.save()
+
+    def probe(self, update: int) -> None:
+        """Play the fixed validation games greedily: a point of the curve."""
+        tasks = self._tasks(self.games["valid"], f"probe/{update}", split="valid")
+        result = table.stage("probe", everyones(self.play(tasks, self.policy, greedy=True, stage="probe")))
+        low, high = wilson(result.wins, result.games)
+        share = result.wins / max(1, result.games)
+        self.run.log({"probe/success": share, "probe/low": low, "probe/high": high, "probe/n": result.games}, update)
+
+    def batch(self, purpose: str, update: int, n_games: int, attempts: int) -> list[Task]:
+        """Return the tasks of an update: games in an order drawn anew each epoch, several attempts at each."""
+        games = self.games["train"]
+        places = range(update * n_games, (update + 1) * n_games)
+        drawn = [shuffled(games, self.args.seed, purpose, place // len(games))[place % len(games)] for place in places]
+        return self._tasks(drawn, f"{purpose}/{update}", attempts=attempts)
+
+    def play(
+        self,
+        tasks: Sequence[Task],
+        policy: Policy,
+        credits: Sequence[Credit] = (),
+        *,
+        title: str | None = None,
+        greedy: bool = False,
+        stage: str = "",
+    ) -> list[Episode]:
+        """Play this rank's share of the groups and record the episodes."""
+        groups = distributed.share(sorted({task.group for task in tasks}))
+        mine = [task for task in tasks if task.group in groups]
+
+        def record(episode: Episode) -> None:
+            if stage:
+                episode.runtime["policy"] = stage
+            self.run.add(episode, tokens=not greedy)
+
+        before, self.policy.temperature = self.policy.temperature, 0.0 if greedy else 1.0
+        try:
+            return play(
+                mine, policy, credits, slots=32, seed=self.args.seed, on_end=record, progress=self._title(title)
+            )
+        finally:
+            self.policy.temperature = before
+
+    def keep(self, groups: Sequence[Sequence[Episode]]) -> None:
+        """Write what was assigned after play beside the episodes."""
+        for label in [c.label for c in self.credits if not c.live] + ["advantage"]:
+            self.run.write_credit(label, groups, {"settings": self.args.credit, "estimator": self.args.estimator})
+
+    def save(self) -> Path:
+        """Write a checkpoint: from here a resumed run goes on."""
+        self.n_saves += 1
+        state = {
+            "done": self.done,
+            "training": self.training,
+            "seconds": self.usage.seconds,
+            "peak": self.usage.peak_rss_bytes,
+        }
+
+        def write(folder: Path) -> None:
+            write_json(folder / "state.json", state)
+            torch.save([c.state_dict() for c in self.credits], folder / "credits.pt")
+            if self.trainer is not None:
+                self.trainer.save(folder / "trainer.safetensors")
+
+        distributed.barrier()
+        folder = self.run.checkpoint(self.n_saves, write)
+        distributed.barrier()
+        return folder
+
+    def finish(self) -> None:
+        """Write the model, the summary, the curve, and show the table."""
+        if self.rank:
+            return
+        stages = [table.Stage(**value) for key, value in self.done.items() if not key.endswith(" updates")]
+        gain = table.compare(*(table.Stage(**self.done[name]) for name in ("warmup", "trained")))
+        for part in (merged(self.policy.model), self.policy.tokenizer):
+            part.save_pretrained(self.run.path / "model")
+        write_json(self.run.path / "stages.json", self.done)
+        self.run.finish(
+            {
+                "games": len(self.games["test"]),
+                "success": {s.policy: s.wins / max(1, s.games) for s in stages},
+                "stages": {s.policy: s.to_json() for s in stages},
+                "gain": gain and asdict(gain),
+                "paired_p": gain and gain.p,
+                "seconds": {name: round(seconds, 1) for name, seconds in self.usage.seconds.items()},
+                "peak_rss_bytes": self.usage.peak_rss_bytes,
+                "seed": self.args.seed,
+                "settings": self.run.info.settings,
+                "versions": self.run.info.versions,
+            }
+        )
+        self.say(f"curve: {plot.plot(self.run.path)}    model: {self.run.path / 'model'}")
+        Console().print(table.table(stages, against="warmup", title=str(self.run.path)))
+
+    def say(self, line: str) -> None:
+        """Tell whoever watches, once."""
+        if self.rank == 0:
+            print(line, flush=True)
+
+    # --- below: how the above finds its parts
+
+    def _open(self) -> Run:
+        """Open the run folder: rank 0 first, which cuts it back to its checkpoint, then the others."""
+        self.rank = distributed.rank()
+        settings = {
+            k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.args).items() if k not in ("device",)
+        }
+        for rank in range(distributed.world()):
+            if rank == self.rank:
+                run = Run.open(self.args.out, "textworld_guide", settings, resume=self.args.resume, rank=rank)
+                if not run.finished and run.rewind() is None and run.resumed:
+                    self.say(f"{self.args.out} has no checkpoint; starting over")
+            distributed.barrier()
+        return run
+
+    def _games(self, split: str, n: int) -> list[str | int]:
+        """Return the first ``n`` tasks of a split, or seeds of its own where the environment has no list."""
+        tasks = getattr(make(self.args.env, **self.env_kwargs).unwrapped, "tasks", lambda split: None)(split)
+        if tasks is None:
+            return [SEEDS[split] + i for i in range(n)]
+        if len(tasks) < n:
+            raise ValueError(f"{self.args.env} has {len(tasks)} {split} tasks; expected at least {n}")
+        return list(tasks[:n])
+
+    def _tasks(self, games: Sequence[str | int], purpose: str, split: str = "train", attempts: int = 1) -> list[Task]:
+        return [
+            Task(
+                self.args.env,
+                self.env_kwargs,
+                task=game if isinstance(game, str) else None,
+                seed=game if isinstance(game, int) else None,
+                split=split,
+                group=f"{purpose}/{game}",
+                attempt=attempt,
+            )
+            for game in games
+            for attempt in range(attempts)
+        ]
+
+    def _compile(self) -> None:
+        if self.rank == 0 and self.args.env == TEXTWORLD:
+            with self.usage.timed("games"):
+                names = [str(game) for games in self.games.values() for game in games]
+                textworld_games.compile_games(textworld_games.Level.parse(self.env_kwargs["level"]), names)
+        distributed.barrier()
+
+    def _policy(self) -> LocalPolicy:
+        args = self.args
+        with self.usage.timed("model"):
+            if args.model == "smollm2" and self.rank == 0:
+                models.smollm2()
+            distributed.barrier()
+            name = str(tiny.build(tempfile.mkdtemp())) if args.model == "tiny" else args.model
+            model, tokenizer = models.load(name, device=args.device, dtype=args.dtype, lora=args.lora, seed=args.seed)
+        return LocalPolicy(model, tokenizer, max_new_tokens=args.max_new_tokens, max_context=args.max_context)
+
+    def _trainer(self, stage: str) -> Trainer:
+        """Return the trainer of a stage: the one that was restored, or a new one on the present weights."""
+        if self.trainer is None or self.training != stage:
+            objective = Objective(importance_cap=2.0, constant=float(self.args.max_new_tokens))
+            self.trainer = Trainer(
+                self.policy, seed=self.args.seed, warmup_updates=3, objective=objective, **self._settings(stage)
+            )
+            self.training = stage
+        return self.trainer
+
+    def _restore(self) -> None:
+        """Take over this run's checkpoint, or what ``--start`` names: another run's state after its warm-up."""
+        checkpoint = self.run.latest_checkpoint()
+        folder = checkpoint or (self.args.start and self.args.start / "warmup")
+        if folder is None:
+            return
+        if not (folder / "state.json").exists():
+            raise ValueError(
+                f"--start {self.args.start}: expected a run folder of this recipe that finished its warm-up"
+            )
+        state = json.loads((folder / "state.json").read_text())
+        self.done, training = state["done"], state["training"]
+        if checkpoint:
+            self.n_saves = int(checkpoint.name)
+            self.usage.seconds, self.usage.peak_rss_bytes = state["seconds"], state["peak"]
+            for method, saved in zip(self.credits, torch.load(folder / "credits.pt", weights_only=True), strict=True):
+                method.load_state_dict(saved)
+        if training:
+            self._trainer(training).load(folder / "trainer.safetensors")
+
+    def _settings(self, stage: str) -> dict[str, Any]:
+        """Return how a stage's trainer is set."""
+        args = self.args
+        if stage == "warmup" or args.after == "cloning":
+            n = args.warmup_updates if stage == "warmup" else args.updates
+            return {"lr": args.warmup_lr, "total_updates": n}
+        layers = min(args.rl_layers, self.policy.model.config.num_hidden_layers)
+        return {"lr": args.lr, "total_updates": args.updates, "top_layers": layers or None}
+
+    def _title(self, title: str | None) -> str | None:
+        return title if self.rank == 0 else None
+
+
+def splits(args: Args) -> dict[str, int]:
+    """Return how many games of each split the run plays."""
+    return {"train": args.n_train, "valid": args.n_probe, "test": args.n_test}
+
+
+def env_kwargs(args: Args) -> dict[str, Any]:
+    """Return the environment's options: the recipe's own for TextWorld, then what ``--option`` says."""
+    kwargs: dict[str, Any] = {"level": args.level, "max_episode_steps": args.max_turns} if args.env == TEXTWORLD else {}
+    return kwargs | dict(read_option(text) for text in args.option)
+
+
+def credit(name: str) -> Credit:
+    """Return a credit method as this recipe sets it: progress counts in shares of the way to the goal."""
+    return methods.resolve(name, **({"scale": "initial"} if name == "progress" else {}))
+
+
+def shuffled(games: Sequence[Any], *key: object) -> list[Any]:
+    """Return the games in an order that depends on ``key`` alone."""
+    order = list(games)
+    random.Random(stable_seed(*key)).shuffle(order)
+    return order
+
+
+def everyones(episodes: Sequence[Episode]) -> list[Episode]:
+    """Return the episodes of all ranks."""
+    return [episode for part in distributed.gather(list(episodes)) for episode in part]
+
+
+def mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the mean of each number over the ranks that have it."""
+    ranks = distributed.gather(metrics)
+    keys = dict.fromkeys(key for rank in ranks for key in rank)
+    return {key: fmean(rank[key] for rank in ranks if key in rank) for key in keys}
