@@ -64,18 +64,18 @@ class RandomPolicy:
 class OraclePolicy:
     """Plays the environment's own solution, from whatever state it is in.
 
-    With ``noise`` above 0 that share of its moves is a random admissible one, for demonstrations that also show how
-    to recover.
+    For demonstrations that also show how to recover, a share ``noise`` of its moves is a random admissible one, and a
+    share ``haste`` a later move of the plan made too early, which is often refused.
     """
 
     version = 0
     reference = True
     """It looks into the environment, which a real agent may not."""
 
-    def __init__(self, noise: float = 0.0) -> None:
-        if not 0.0 <= noise <= 1.0:
-            raise ValueError(f"noise: expected a share of 0..1, got {noise}")
-        self.noise = noise
+    def __init__(self, noise: float = 0.0, haste: float = 0.0) -> None:
+        if not (noise >= 0.0 and haste >= 0.0 and noise + haste <= 1.0):
+            raise ValueError(f"noise, haste: expected shares of 0..1 in all, got {noise} and {haste}")
+        self.noise, self.haste = noise, haste
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Return the first move of ``oracle()`` for each request.
@@ -89,7 +89,9 @@ class OraclePolicy:
         """Nothing is kept."""
 
     def _move(self, request: Request) -> str:
-        if self.noise and random.Random(f"{request.seed} noise").random() < self.noise:
+        draw = random.Random(f"{request.seed} noise")
+        luck = draw.random()
+        if luck < self.noise:
             return _choice(request)
         try:
             oracle = request.env.get_wrapper_attr("oracle")
@@ -98,7 +100,8 @@ class OraclePolicy:
         moves = oracle()
         if not moves:
             raise ContractError(f"{_env_id(request)}: oracle() has no move for the present state of {request.episode}")
-        return str(moves[0])
+        hasty = len(moves) > 1 and luck < self.noise + self.haste
+        return str(draw.choice(moves[1:]) if hasty else moves[0])
 
 
 def _choice(request: Request) -> str:

@@ -93,6 +93,8 @@ class Args:
     """Most tokens of an episode; one that grows past it ends as MAX_TOKENS."""
     noise: float = 0.2
     """Share of random moves in demonstrations; they are shown and not imitated."""
+    haste: float = 0.1
+    """Share of moves made too early in demonstrations; they are shown, with the answer they get, and not imitated."""
     start: Path | None = None
     """Begin with the warm-up of this finished run instead of an own one, to compare what follows."""
     seed: int = 0
@@ -123,7 +125,7 @@ def main(args: Args) -> None:
 def clone(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
     """Let the planner play, with some random moves; imitate the moves that came nearer to the goal."""
     tasks = guide.batch("demos", update, guide.args.warmup_demos, attempts=1)
-    episodes = guide.play(tasks, OraclePolicy(noise=guide.args.noise))
+    episodes = guide.play(tasks, OraclePolicy(guide.args.noise, guide.args.haste))
     for episode in episodes:
         guide.policy.encode(episode)
         for turn in episode.turns:
