@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return two_updates(tmp_path_factory.mktemp("run") / "whole")
 
 
-def two_updates(out: Path, **settings: object) -> Path:
+def two_updates(out: Path, **settings: Any) -> Path:
     ladder_gra.main(Args(out=out, updates=2, warmup_updates=2, groups=2, group=2, **settings))
     return out
 
