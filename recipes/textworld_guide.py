@@ -59,7 +59,7 @@ class Args:
     """Return-to-go minus the other attempts alive at that turn; or one number per episode, by RLOO or GRPO."""
     gamma: float = 0.9
     """Discount per turn, not per token."""
-    warmup_updates: int = 30
+    warmup_updates: int = 40
     """Train steps of behaviour cloning before RL."""
     warmup_demos: int = 4
     """Demonstrations in each of them."""
@@ -87,7 +87,7 @@ class Args:
     """Train steps between two points of the curve."""
     save_every: int = 10
     """Train steps between two checkpoints."""
-    max_new_tokens: int = 14
+    max_new_tokens: int = 24
     """Most tokens of one action."""
     max_context: int = 1024
     """Most tokens of an episode; one that grows past it ends as MAX_TOKENS."""
