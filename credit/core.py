@@ -40,7 +40,7 @@ class Credit:
     includes_outcome: ClassVar[bool] = False
     """Whether the numbers already contain the outcome, so that it must not be added again."""
 
-    live: ClassVar[bool] = False
+    live: bool = False
     """Whether the method overrides ``on_turn`` and so is asked during play. Set by the class statement."""
 
     label: str = ""
