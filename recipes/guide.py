@@ -281,14 +281,14 @@ class Guide:
         return self.trainer
 
     def _restore(self) -> None:
-        """Take over this run's checkpoint, or what ``--start`` names: another run's state after its warm-up."""
+        """Take over this run's checkpoint, or what ``--warmup-of`` names: another run's state after its warm-up."""
         checkpoint = self.run.latest_checkpoint()
-        folder = checkpoint or (self.args.start and self.args.start / "warmup")
+        folder = checkpoint or (self.args.warmup_of and self.args.warmup_of / "warmup")
         if folder is None:
             return
         if not (folder / "state.json").exists():
             raise ValueError(
-                f"--start {self.args.start}: expected a run folder of this recipe that finished its warm-up"
+                f"--warmup-of {self.args.warmup_of}: expected a run folder of this recipe that finished its warm-up"
             )
         state = json.loads((folder / "state.json").read_text())
         self.done, training = state["done"], state["training"]

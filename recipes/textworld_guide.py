@@ -95,7 +95,7 @@ class Args:
     """Share of random moves in demonstrations; they are shown and not imitated."""
     haste: float = 0.1
     """Share of moves made too early in demonstrations; they are shown, with the answer they get, and not imitated."""
-    start: Path | None = None
+    warmup_of: Path | None = None
     """Begin with the warm-up of this finished run instead of an own one, to compare what follows."""
     seed: int = 0
     """Of everything: order of games, demonstrations, sampling, initial adapters."""
