@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from milepost.agents.core import Answer, ContextFull, Request
 from milepost.agents.local.engine import Engine
 from milepost.agents.local.merge import merged
+from milepost.agents.local.sampling import choose
 from milepost.envs.core import Action, Episode, Finish, Message, Tokens, Usage
 
 
@@ -217,7 +216,7 @@ class LocalPolicy:
         before = self._engine.n_computed
         for step in range(self.max_new_tokens):
             logits = self._engine.feed([keys[i] for i in going], [rows[i] for i in going])
-            ids, logprobs = self._choose(logits, [float(uniforms[i][step]) for i in going])
+            ids, logprobs = choose(logits, [float(uniforms[i][step]) for i in going], self.temperature)
             for i, token, logprob in zip(going, ids, logprobs, strict=True):
                 rows[i].append(token)
                 self._take(drafts[i], token, logprob)
@@ -228,17 +227,6 @@ class LocalPolicy:
         self.metrics["sampled"] += n_sampled
         self.metrics["fed"] += self._engine.n_computed - before
         return drafts
-
-    def _choose(self, logits_BV: Tensor, uniforms_B: Sequence[float]) -> tuple[list[int], list[float]]:
-        """Return a token per row, where its uniform number falls in the cumulated probabilities, and its log-prob."""
-        logprobs_BV = torch.log_softmax(logits_BV / (self.temperature or 1.0), -1)
-        if self.temperature == 0:
-            ids_B1 = logprobs_BV.argmax(-1, keepdim=True)
-        else:
-            sums_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
-            points = torch.tensor(uniforms_B, dtype=torch.float64, device=sums_BV.device)[:, None] * sums_BV[:, -1:]
-            ids_B1 = torch.searchsorted(sums_BV, points, right=True).clamp(max=sums_BV.shape[1] - 1)
-        return ids_B1[:, 0].tolist(), logprobs_BV.gather(-1, ids_B1)[:, 0].tolist()
 
     def _take(self, draft: _Draft, token: int, logprob: float) -> None:
         draft.ids.append(token)
