@@ -67,6 +67,8 @@ class Guide:
         self.env_kwargs = env_kwargs(args)
         self.games = {split: self._games(split, n) for split, n in splits(args).items()}
         self._compile()
+        self.missing = self._missing()
+        """Stage to what the environment does not have and the stage needs."""
         self.credits = [credit(name) for name in args.credit]
         self.policy = self._policy()
         self._restore()
@@ -80,6 +82,9 @@ class Guide:
     def evaluate(self, stage: str, policy: Policy, first: int | None = None) -> None:
         """Play every test game once, the model greedily, and note what was solved."""
         if stage in self.done:
+            return
+        if stage in self.missing:
+            self.say(f"{stage}: left out, as {self.args.env} has no {self.missing[stage]}")
             return
         with self.usage.timed(f"{stage}_games"):
             tasks = self._tasks(self.games["test"][:first], f"test/{stage}", split="test")
@@ -259,6 +264,22 @@ class Guide:
                 names = [str(game) for games in self.games.values() for game in games]
                 textworld_games.compile_games(textworld_games.Level.parse(self.env_kwargs["level"]), names)
         distributed.barrier()
+
+    def _missing(self) -> dict[str, str]:
+        """Look at the first game for what random and planned play need."""
+        args, (task,) = self.args, self._tasks(self.games["train"][:1], "look")
+        env = make(args.env, **self.env_kwargs)
+        try:
+            _, info = env.reset(seed=task.seed, options={"task": task.task} if task.task else None)
+            found = {"random": bool(info.get("actions")), "oracle": env.has_wrapper_attr("oracle")}
+        except Exception as error:
+            raise ValueError(f"{args.env}: reset raised {type(error).__name__}: {error}") from error
+        finally:
+            env.close()
+        if not found["oracle"] and (args.warmup_updates or args.after == "cloning"):
+            raise ValueError(f"{args.env} has no oracle(), which cloning learns from: give --warmup-updates 0")
+        needs = {"random": "info['actions']", "oracle": "oracle()"}
+        return {stage: need for stage, need in needs.items() if not found[stage]}
 
     def _policy(self) -> LocalPolicy:
         args = self.args

@@ -125,7 +125,8 @@ def main(args: Args) -> None:
 def clone(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
     """Let the planner play, with some random moves; imitate the moves that came nearer to the goal."""
     tasks = guide.batch("demos", update, guide.args.warmup_demos, attempts=1)
-    episodes = guide.play(tasks, OraclePolicy(guide.args.noise, guide.args.haste))
+    noise = 0.0 if "random" in guide.missing else guide.args.noise
+    episodes = guide.play(tasks, OraclePolicy(noise, guide.args.haste))
     for episode in episodes:
         guide.policy.encode(episode)
         for turn in episode.turns:
