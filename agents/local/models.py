@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def load(
     if not tokenizer.chat_template:
         raise ValueError(f"model {name}: its tokenizer has no chat template; an instruct model has one")
     kind = attention.NAME if device == "cpu" else "sdpa"
-    with _quiet():
+    with quiet():
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=DTYPES[dtype], attn_implementation=kind
         )
@@ -119,7 +120,7 @@ def _gguf(cache: Path, work: Path) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write a GGUF file as a bf16 folder that ``from_pretrained`` loads."""
-    with _quiet():
+    with quiet():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         # A model read from GGUF still calls itself quantized, and refuses to be saved.
@@ -151,13 +152,16 @@ def _with_lora(model: Any, rank: int, n_layers: int | None, seed: int) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars and printing its warnings."""
     log: Any = logging
     before, bar = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         log.set_verbosity(before)
         if bar:
