@@ -176,7 +176,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command ``milepost``; return its exit code: 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C)."""
+    """Run the command ``milepost``; return 0, 1 (a check or a machine failed), 2 (bad input) or 130 (Ctrl-C)."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -204,8 +204,10 @@ def did_you_mean(name: str, known: Sequence[str] | dict[str, Any]) -> str:
 
 
 def explain(error: BaseException, command: Sequence[str]) -> tuple[str, int] | None:
-    """Return (one line, exit code) for what the caller, a full disk or Ctrl-C did; None for what is a bug of ours."""
+    """Return (one line, exit code) for what the caller, a full disk a machine or Ctrl-C did; None for a bug of ours."""
     import gymnasium
+
+    from milepost.sandbox.core import MachineError
 
     if isinstance(error, KeyboardInterrupt):
         if "train" not in command[:2] and command[0] == "milepost":
@@ -217,6 +219,8 @@ def explain(error: BaseException, command: Sequence[str]) -> tuple[str, int] | N
         if package not in EXTRAS:
             return None
         return f"milepost: this needs {package}: pip install 'milepost[{EXTRAS[package]}]'", 2
+    if isinstance(error, MachineError):
+        return f"milepost: {' '.join(str(error).split())}", 1
     if isinstance(error, (ValueError, OSError, gymnasium.error.Error)):
         return f"milepost: {' '.join(str(error).split()) or type(error).__name__}", 2
     return None
@@ -229,7 +233,7 @@ def _told(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if told is None:
         sys.__excepthook__(kind, error, trace)
         return
-    print(told[0], file=sys.stderr, flush=True)
+    print(told[0], file=sys.__stderr__, flush=True)  # torch redirects sys.stderr here and loses it
     _exit(told[1])
 
 
