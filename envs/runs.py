@@ -227,6 +227,14 @@ class Run:
         self._lock.release()
         self._lock = None
 
+    def withdraw(self) -> None:
+        """Close; where nothing was recorded, forget that the run was begun, so that another may begin here."""
+        if self.rank == 0 and self._lock is not None and not (_appended(self.path) or self._checkpoints()):
+            (self.path / "run.json").unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+        self.close()
+
     def __enter__(self) -> Self:
         return self
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from milepost.agents import distributed
-from milepost.agents.core import Policy, stable_seed
+from milepost.agents.core import Policy
 from milepost.agents.driver import play
 from milepost.agents.local import models, tiny
 from milepost.agents.local.merge import merged
@@ -27,11 +27,10 @@ from milepost.agents.progress import bar
 from milepost.agents.trainer import Trainer
 from milepost.credit import methods
 from milepost.credit.core import Credit
-from milepost.envs import textworld_games
 from milepost.envs.core import Episode, Task
-from milepost.envs.make import make
-from milepost.envs.runs import Run, write_json
-from milepost.recipes.cli import read_option
+from milepost.envs.files import clear_when_full
+from milepost.envs.runs import Run, read_run, write_json
+from milepost.recipes.games import Games
 from milepost.recipes.report import plot, table
 from milepost.recipes.report.stats import wilson
 from milepost.recipes.usage import Usage
@@ -39,9 +38,8 @@ from milepost.recipes.usage import Usage
 if TYPE_CHECKING:
     from milepost.recipes.textworld_guide import Args
 
-TEXTWORLD = "milepost/TextWorld-v0"
-SEEDS = {"train": 1_000, "valid": 1_000_000, "test": 2_000_000}
-"""Where a split's seeds begin in an environment that has no list of tasks."""
+SHARED = ("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context")
+"""Settings that a run and the one it takes its warm-up from have in common."""
 Step = Callable[["Guide", Trainer, int], dict[str, float]]
 """One update of a stage: number of the update in, metrics out."""
 
@@ -64,12 +62,21 @@ class Guide:
         self.n_saves = 0
         if self.run.finished:
             return
-        self.env_kwargs = env_kwargs(args)
-        self.games = {split: self._games(split, n) for split, n in splits(args).items()}
-        self._compile()
-        self.missing = self._missing()
+        try:
+            self._prepare()
+        except BaseException:
+            self.run.withdraw()
+            raise
+
+    def _prepare(self) -> None:
+        self.credits = [credit(name) for name in self.args.credit]
+        self.games = Games(self.args)
+        with self.usage.timed("games"):
+            if self.rank == 0:
+                self.games.compile()
+            distributed.barrier()
+        self.missing = self.games.missing()
         """Stage to what the environment does not have and the stage needs."""
-        self.credits = [credit(name) for name in args.credit]
         self.policy = self._policy()
         self._restore()
 
@@ -87,14 +94,12 @@ class Guide:
             self.say(f"{stage}: left out, as {self.args.env} has no {self.missing[stage]}")
             return
         with self.usage.timed(f"{stage}_games"):
-            tasks = self._tasks(self.games["test"][:first], f"test/{stage}", split="test")
+            tasks = self.games.tasks(self.games.of["test"][:first], f"test/{stage}", split="test")
             episodes = self.play(tasks, policy, title=f"{stage}, on games never trained on", greedy=True, stage=stage)
         result = table.stage(stage, everyones(episodes))
         self.done[stage] = asdict(result)
         self.say(f"{stage}: {result.wins} of {result.games} games")
-        folder = self.save()
-        if stage == "warmup" and self.rank == 0:
-            shutil.copytree(folder, self.run.path / "warmup", dirs_exist_ok=True)
+        self._keep_warmup(self.save())
 
     def train(self, stage: str, step: Step, n_updates: int) -> None:
         """Take the train steps of a stage that are not yet taken; a point of the curve now and then."""
@@ -106,7 +111,9 @@ class Guide:
         todo = range(trainer.n_updates, n_updates)
         with self.usage.timed(stage), bar(self._title(stage), todo, "updates") as tick:
             for update in todo:
-                if update == 0:
+                if update == 0 and (
+                    first == 0 or args.warmup_of
+                ):  # else the last probe of the stage before stands there
                     self.probe(first)
                 start = time.monotonic()
                 metrics = step(self, trainer, update)
@@ -121,7 +128,7 @@ class Guide:
 
     def probe(self, update: int) -> None:
         """Play the fixed validation games greedily: a point of the curve."""
-        tasks = self._tasks(self.games["valid"], f"probe/{update}", split="valid")
+        tasks = self.games.tasks(self.games.of["valid"], f"probe/{update}", split="valid")
         result = table.stage("probe", everyones(self.play(tasks, self.policy, greedy=True, stage="probe")))
         low, high = wilson(result.wins, result.games)
         share = result.wins / max(1, result.games)
@@ -129,10 +136,7 @@ class Guide:
 
     def batch(self, purpose: str, update: int, n_games: int, attempts: int) -> list[Task]:
         """Return the tasks of an update: games in an order drawn anew each epoch, several attempts at each."""
-        games = self.games["train"]
-        places = range(update * n_games, (update + 1) * n_games)
-        drawn = [shuffled(games, self.args.seed, purpose, place // len(games))[place % len(games)] for place in places]
-        return self._tasks(drawn, f"{purpose}/{update}", attempts=attempts)
+        return self.games.batch(purpose, update, n_games, attempts)
 
     def play(
         self,
@@ -193,12 +197,14 @@ class Guide:
             return
         stages = [table.Stage(**value) for key, value in self.done.items() if not key.endswith(" updates")]
         gain = table.compare(*(table.Stage(**self.done[name]) for name in ("warmup", "trained")))
-        for part in (merged(self.policy.model), self.policy.tokenizer):
-            part.save_pretrained(self.run.path / "model")
+        with models.quiet(), clear_when_full(self.run.path / "model"):
+            for part in (merged(self.policy.model), self.policy.tokenizer):
+                part.save_pretrained(self.run.path / "model")
+        curve = plot.plot(self.run.path)
         write_json(self.run.path / "stages.json", self.done)
         self.run.finish(
             {
-                "games": len(self.games["test"]),
+                "games": len(self.games.of["test"]),
                 "success": {s.policy: s.wins / max(1, s.games) for s in stages},
                 "stages": {s.policy: s.to_json() for s in stages},
                 "gain": gain and asdict(gain),
@@ -210,7 +216,7 @@ class Guide:
                 "versions": self.run.info.versions,
             }
         )
-        self.say(f"curve: {plot.plot(self.run.path)}    model: {self.run.path / 'model'}")
+        self.say(f"curve: {curve}    model: {self.run.path / 'model'}")
         Console().print(table.table(stages, against="warmup", title=str(self.run.path)))
 
     def say(self, line: str) -> None:
@@ -223,63 +229,13 @@ class Guide:
     def _open(self) -> Run:
         """Open the run folder: rank 0 first, which cuts it back to its checkpoint, then the others."""
         self.rank = distributed.rank()
-        settings = {
-            k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.args).items() if k not in ("device",)
-        }
         for rank in range(distributed.world()):
             if rank == self.rank:
-                run = Run.open(self.args.out, "textworld_guide", settings, resume=self.args.resume, rank=rank)
-                if not run.finished and run.rewind() is None and run.resumed:
+                run = Run.open(self.args.out, "textworld_guide", plain(self.args), resume=self.args.resume, rank=rank)
+                if not run.finished and run.rewind() is None and self.args.resume:
                     self.say(f"{self.args.out} has no checkpoint; starting over")
             distributed.barrier()
         return run
-
-    def _games(self, split: str, n: int) -> list[str | int]:
-        """Return the first ``n`` tasks of a split, or seeds of its own where the environment has no list."""
-        tasks = getattr(make(self.args.env, **self.env_kwargs).unwrapped, "tasks", lambda split: None)(split)
-        if tasks is None:
-            return [SEEDS[split] + i for i in range(n)]
-        if len(tasks) < n:
-            raise ValueError(f"{self.args.env} has {len(tasks)} {split} tasks; expected at least {n}")
-        return list(tasks[:n])
-
-    def _tasks(self, games: Sequence[str | int], purpose: str, split: str = "train", attempts: int = 1) -> list[Task]:
-        return [
-            Task(
-                self.args.env,
-                self.env_kwargs,
-                task=game if isinstance(game, str) else None,
-                seed=game if isinstance(game, int) else None,
-                split=split,
-                group=f"{purpose}/{game}",
-                attempt=attempt,
-            )
-            for game in games
-            for attempt in range(attempts)
-        ]
-
-    def _compile(self) -> None:
-        if self.rank == 0 and self.args.env == TEXTWORLD:
-            with self.usage.timed("games"):
-                names = [str(game) for games in self.games.values() for game in games]
-                textworld_games.compile_games(textworld_games.Level.parse(self.env_kwargs["level"]), names)
-        distributed.barrier()
-
-    def _missing(self) -> dict[str, str]:
-        """Look at the first game for what random and planned play need."""
-        args, (task,) = self.args, self._tasks(self.games["train"][:1], "look")
-        env = make(args.env, **self.env_kwargs)
-        try:
-            _, info = env.reset(seed=task.seed, options={"task": task.task} if task.task else None)
-            found = {"random": bool(info.get("actions")), "oracle": env.has_wrapper_attr("oracle")}
-        except Exception as error:
-            raise ValueError(f"{args.env}: reset raised {type(error).__name__}: {error}") from error
-        finally:
-            env.close()
-        if not found["oracle"] and (args.warmup_updates or args.after == "cloning"):
-            raise ValueError(f"{args.env} has no oracle(), which cloning learns from: give --warmup-updates 0")
-        needs = {"random": "info['actions']", "oracle": "oracle()"}
-        return {stage: need for stage, need in needs.items() if not found[stage]}
 
     def _policy(self) -> LocalPolicy:
         args = self.args
@@ -287,8 +243,14 @@ class Guide:
             if args.model == "smollm2" and self.rank == 0:
                 models.smollm2()
             distributed.barrier()
-            name = str(tiny.build(tempfile.mkdtemp())) if args.model == "tiny" else args.model
-            model, tokenizer = models.load(name, device=args.device, dtype=args.dtype, lora=args.lora, seed=args.seed)
+            with models.quiet(), tempfile.TemporaryDirectory() as folder:
+                if args.model == "tiny" and self.rank == 0:
+                    tiny.build(folder)
+                name = distributed.gather(folder)[0] if args.model == "tiny" else args.model
+                model, tokenizer = models.load(
+                    name, device=args.device, dtype=args.dtype, lora=args.lora, seed=args.seed
+                )
+                distributed.barrier()
         return LocalPolicy(model, tokenizer, max_new_tokens=args.max_new_tokens, max_context=args.max_context)
 
     def _trainer(self, stage: str) -> Trainer:
@@ -307,19 +269,33 @@ class Guide:
         folder = checkpoint or (self.args.warmup_of and self.args.warmup_of / "warmup")
         if folder is None:
             return
-        if not (folder / "state.json").exists():
-            raise ValueError(
-                f"--warmup-of {self.args.warmup_of}: expected a run folder of this recipe that finished its warm-up"
-            )
-        state = json.loads((folder / "state.json").read_text())
+        if not checkpoint:
+            check_warmup_of(self.args)
+        try:
+            state = json.loads((folder / "state.json").read_text())
+            saved = torch.load(folder / "credits.pt", weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError) as error:
+            raise ValueError(f"{folder} is not a whole checkpoint: {error}") from error
         self.done, training = state["done"], state["training"]
         if checkpoint:
             self.n_saves = int(checkpoint.name)
             self.usage.seconds, self.usage.peak_rss_bytes = state["seconds"], state["peak"]
-            for method, saved in zip(self.credits, torch.load(folder / "credits.pt", weights_only=True), strict=True):
-                method.load_state_dict(saved)
+            for method, its in zip(self.credits, saved, strict=True):
+                method.load_state_dict(its)
         if training:
             self._trainer(training).load(folder / "trainer.safetensors")
+        if checkpoint:
+            self._keep_warmup(checkpoint)
+
+    def _keep_warmup(self, checkpoint: Path) -> None:
+        """Copy the checkpoint behind the evaluated warm-up to where ``--warmup-of`` finds it, all of it or nothing."""
+        target, half = self.run.path / "warmup", self.run.path / ".warmup"
+        if self.rank or self.training != "warmup" or "warmup" not in self.done or target.exists():
+            return
+        with clear_when_full(target):
+            shutil.rmtree(half, ignore_errors=True)
+            shutil.copytree(checkpoint, half)
+            half.rename(target)
 
     def _settings(self, stage: str) -> dict[str, Any]:
         """Return how a stage's trainer is set."""
@@ -334,27 +310,28 @@ class Guide:
         return title if self.rank == 0 else None
 
 
-def splits(args: Args) -> dict[str, int]:
-    """Return how many games of each split the run plays."""
-    return {"train": args.n_train, "valid": args.n_probe, "test": args.n_test}
+def check_warmup_of(args: Args) -> None:
+    """Refuse a ``--warmup-of`` whose warm-up this run cannot go on from, or whose games it could not be compared on."""
+    assert args.warmup_of is not None
+    if not (args.warmup_of / "warmup" / "state.json").exists():
+        raise ValueError(
+            f"--warmup-of {args.warmup_of}: expected a run folder of this recipe that finished its warm-up"
+        )
+    theirs, ours = read_run(args.warmup_of).settings, plain(args)
+    if changed := [key for key in SHARED if theirs.get(key) != ours[key]]:
+        told = "; ".join(f"{key} is {theirs.get(key)!r} there, {ours[key]!r} here" for key in changed)
+        raise ValueError(f"--warmup-of {args.warmup_of} was run with other settings: {told}")
 
 
-def env_kwargs(args: Args) -> dict[str, Any]:
-    """Return the environment's options: the recipe's own for TextWorld, then what ``--option`` says."""
-    kwargs: dict[str, Any] = {"level": args.level, "max_episode_steps": args.max_turns} if args.env == TEXTWORLD else {}
-    return kwargs | dict(read_option(text) for text in args.option)
+def plain(args: Args) -> dict[str, Any]:
+    """Return the settings that make two runs the same, as ``run.json`` has them."""
+    told = {key: value for key, value in asdict(args).items() if key != "device"}
+    return dict(json.loads(json.dumps(told, default=str)))
 
 
 def credit(name: str) -> Credit:
     """Return a credit method as this recipe sets it: progress counts in shares of the way to the goal."""
     return methods.resolve(name, **({"scale": "initial"} if name == "progress" else {}))
-
-
-def shuffled(games: Sequence[Any], *key: object) -> list[Any]:
-    """Return the games in an order that depends on ``key`` alone."""
-    order = list(games)
-    random.Random(stable_seed(*key)).shuffle(order)
-    return order
 
 
 def everyones(episodes: Sequence[Episode]) -> list[Episode]:
