@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import DynamicCache
 
 from milepost.agents.samples import BoolArray
 from milepost.envs.core import IntArray
@@ -51,8 +52,20 @@ def micro_batches(rows: Sequence[IntArray], wanted: Sequence[BoolArray], max_tok
     return batches
 
 
+class Below(NamedTuple):
+    """What enters a layer below which nothing is trained: the forward may start there."""
+
+    layer: int
+    states: Sequence[Tensor]
+    """``[L - 1, D]`` of each row; more is ignored."""
+
+
 def token_logprobs(
-    model: Any, rows: Sequence[IntArray], wanted: Sequence[BoolArray], temperature: float = 1.0
+    model: Any,
+    rows: Sequence[IntArray],
+    wanted: Sequence[BoolArray],
+    temperature: float = 1.0,
+    below: Below | None = None,
 ) -> Tensor:
     """[N] log-probabilities in nats of the wanted tokens, row after row, with gradient where there is any.
 
@@ -61,6 +74,7 @@ def token_logprobs(
         rows: Token ids, ``[L]`` each.
         wanted: Which of them, ``[L]`` each, at least one; never a row's first, which nothing predicts.
         temperature: What the sampler divided the logits by.
+        below: What the rows' tokens are above the layers that need not be computed; None computes all.
 
     Raises:
         ValueError: The first token of a row is wanted.
@@ -77,7 +91,7 @@ def token_logprobs(
     ids_BL = torch.from_numpy(ids).to(device)
     rows_N, columns_N = (torch.from_numpy(at).to(device) for at in mask.nonzero())
     n_shared = _n_shared(ids, mask)
-    hidden_BSD = _hidden(backbone, ids_BL, n_shared)
+    hidden_BSD = _hidden(backbone, ids_BL, n_shared) if below is None else _top(backbone, below, rows, n_shared)
     logits_NV = head(hidden_BSD[rows_N, columns_N - 1 - n_shared]).float()
     if cap := getattr(base.config, "final_logit_softcapping", None):
         logits_NV = (logits_NV / cap).tanh() * cap
@@ -103,6 +117,38 @@ def _hidden(backbone: Any, ids_BL: Tensor, n_shared: int) -> Tensor:
         past_key_values=cache,
         use_cache=cache is not None,
     ).last_hidden_state
+    return output
+
+
+def _top(backbone: Any, below: Below, rows: Sequence[IntArray], n_shared: int) -> Tensor:
+    """[B, L - 1 - n_shared, D] as ``_hidden`` has it, from the states below a layer upwards."""
+    width = max(len(row) for row in rows) - 1
+    first = below.states[0]
+    states_BLD = first.new_zeros(len(rows), width, first.shape[1])
+    for i, (row, states) in enumerate(zip(rows, below.states, strict=True)):
+        states_BLD[i, : len(row) - 1] = states[: len(row) - 1]
+    positions_1L = torch.arange(width, device=first.device)[None]
+    cache = None
+    if n_shared:
+        cache = DynamicCache()
+        _layers(backbone, below.layer, states_BLD[:1, :n_shared], positions_1L[:, :n_shared], cache)
+        cache.batch_repeat_interleave(len(rows))
+    positions_BS = positions_1L[:, n_shared:].expand(len(rows), -1)
+    return _layers(backbone, below.layer, states_BLD[:, n_shared:], positions_BS, cache)
+
+
+def _layers(backbone: Any, first: int, states: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    rotary = backbone.rotary_emb(states, position_ids=positions)
+    for layer in backbone.layers[first:]:
+        states = layer(
+            states,
+            attention_mask=None,
+            position_ids=positions,
+            position_embeddings=rotary,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+    output: Tensor = backbone.norm(states)
     return output
 
 

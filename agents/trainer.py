@@ -19,7 +19,7 @@ from milepost.agents.lora import compute_narrow
 from milepost.agents.loss import clone_loss
 from milepost.agents.metrics import Tally
 from milepost.agents.objective import Objective, Row, clone_rows, column, policy_rows, surrogate
-from milepost.agents.packing import micro_batches, token_logprobs
+from milepost.agents.packing import Below, micro_batches, token_logprobs
 from milepost.agents.samples import Sample
 from milepost.envs.core import FloatArray
 
@@ -70,6 +70,7 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.top_layers is not None:
             freeze_below(self.policy.model, self.top_layers)
+            self._listen(self.top_layers)
         compute_narrow(self.policy.model)
         self._parameters = {n: p for n, p in self.policy.model.named_parameters() if p.requires_grad}
         if not self._parameters:
@@ -98,7 +99,7 @@ class Trainer:
             rows = [row._replace(columns={**row.columns, "old": row.columns["sampler"]}) for row in rows]
 
         def loss(batch: Sequence[Row]) -> Tensor:
-            return surrogate(batch, self._forward(batch, self._temperature), o, tally)
+            return surrogate(batch, self._forward(batch, self._temperature, self._below(batch)), o, tally)
 
         norm = None
         for epoch in range(o.n_epochs):
@@ -178,10 +179,28 @@ class Trainer:
         adapter = {name: p for name, p in named.items() if "lora_" in name}
         return {**self._parameters, **(adapter or named)}
 
-    def _forward(self, batch: Sequence[Row], temperature: float) -> Tensor:
+    def _forward(self, batch: Sequence[Row], temperature: float, below: Below | None = None) -> Tensor:
         return token_logprobs(
-            self.policy.model, [row.sample.ids for row in batch], [row.wanted for row in batch], temperature
+            self.policy.model, [row.sample.ids for row in batch], [row.wanted for row in batch], temperature, below
         )
+
+    def _listen(self, top_layers: int) -> None:
+        """Let the policy keep, while it plays, what enters the trained layers: an update then starts there."""
+        config = self.policy.model.config
+        self._first = config.num_hidden_layers - top_layers
+        listen = getattr(self.policy, "listen", None)
+        if listen is not None and config._attn_implementation == "milepost" and self._first:
+            listen(self._first)
+
+    def _below(self, batch: Sequence[Row]) -> Below | None:
+        """Return what enters the trained layers for these rows; None where the policy did not keep it."""
+        known = getattr(self.policy, "states_below", None)
+        if known is None or self.top_layers is None:
+            return None
+        states = [known(row.sample.episode, row.sample.agent) for row in batch]
+        if any(s is None or len(s) < len(r.sample) - 1 for s, r in zip(states, batch, strict=True)):
+            return None
+        return Below(self._first, states)
 
     def _step(self, rows: Sequence[Row], loss: Callable[[Sequence[Row]], Tensor], epoch: int = 0) -> float | None:
         """Take one optimizer step on all rows of all ranks; return the gradient's norm, None where there was no row."""

@@ -9,7 +9,7 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ PREFILL_TOKENS = 1024
 CHUNK = 512
 """Most new tokens of a row in one forward: the scores of a longer piece outgrow what malloc keeps, and page faults
 then take most of the time."""
+WORTH_COPYING = 8
+"""Fewer new tokens than this are computed again rather than copied from an equal row."""
 
 
 class Slots(Cache):
@@ -38,6 +40,15 @@ class Slots(Cache):
         self.ends: Tensor | None = None
         """``starts`` as a tensor, where every row has one new token."""
         self.size = 0
+        self.below: Tensor | None = None
+        """What enters the layer that the engine listens to, ``[n_slots, 1, capacity, D]``."""
+
+    def listen(self, states: Tensor) -> None:
+        """Write ``[B, L, D]``, what enters a layer, behind each row."""
+        if self.below is None:
+            self.below = self._new(states[:, None])
+        for i, (start, count) in enumerate(zip(self.starts, self.counts, strict=True)):
+            self.below[i, 0, start : start + count] = states[i, :count]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -63,31 +74,35 @@ class Slots(Cache):
             self.n_slots = max(n_slots, self.n_slots * 3 // 2, 4)
         if capacity > self.capacity:
             self.capacity = -(-max(capacity, self.capacity * 9 // 8) // 64) * 64
-        for i, pair in enumerate(self.buffers):
-            grown = []
-            for old in pair:
-                new = self._new(old)
-                new[: old.shape[0], :, : old.shape[2]] = old
-                grown.append(new)
-            self.buffers[i] = (grown[0], grown[1])
+        self.buffers = [(self._grown(keys), self._grown(values)) for keys, values in self.buffers]
+        self.below = None if self.below is None else self._grown(self.below)
 
     def copy(self, source: int, target: int, n: int) -> None:
         """Copy the first ``n`` tokens of a slot to another."""
-        for pair in self.buffers:
-            for x in pair:
-                x[target, :, :n] = x[source, :, :n]
+        for x in self._all():
+            x[target, :, :n] = x[source, :, :n]
 
     def swap(self, a: int, b: int, n: int) -> None:
         """Exchange the first ``n`` tokens of two slots."""
-        for pair in self.buffers:
-            for x in pair:
-                kept = x[a, :, :n].clone()
-                x[a, :, :n] = x[b, :, :n]
-                x[b, :, :n] = kept
+        for x in self._all():
+            kept = x[a, :, :n].clone()
+            x[a, :, :n] = x[b, :, :n]
+            x[b, :, :n] = kept
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return how many tokens the longest row of the step has behind it."""
         return max(self.starts, default=0)
+
+    def _all(self) -> Iterator[Tensor]:
+        for pair in self.buffers:
+            yield from pair
+        if self.below is not None:
+            yield self.below
+
+    def _grown(self, old: Tensor) -> Tensor:
+        new = self._new(old)
+        new[: old.shape[0], :, : old.shape[2]] = old
+        return new
 
     def _new(self, like: Tensor) -> Tensor:
         # Zeros, because what stands behind a row is multiplied by a weight of 0, and 0 times a NaN is a NaN.
@@ -102,6 +117,7 @@ class Engine:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.cache = Slots()
+        self._listening: Any = None
         self.n_computed = 0
         """Tokens forwarded so far, without padding."""
         self._keys: list[Hashable] = []
@@ -110,6 +126,23 @@ class Engine:
         self._fed: dict[Hashable, int] = {}
         self._prompts: dict[tuple[int, ...], Hashable] = {}
         self._prompt_of: dict[Hashable, tuple[int, ...]] = {}
+
+    def listen(self, layer: int) -> None:
+        """Keep what enters this layer for every token fed from now on; see ``states``."""
+        if self._listening is not None:
+            self._listening.remove()
+        backbone = getattr(self.model, self.model.base_model_prefix)
+
+        def keep(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            self.cache.listen(inputs[0])
+
+        self._listening = backbone.layers[layer].register_forward_pre_hook(keep)
+
+    def states(self, key: Hashable) -> Tensor | None:
+        """[fed, D] what entered the layer that is listened to, for every token that the row was fed."""
+        if key not in self._slot or self.cache.below is None:
+            return None
+        return self.cache.below[self._slot[key], 0, : self._fed[key]].clone()
 
     def forget(self, keys: Sequence[Hashable]) -> None:
         """Free the slots of these rows; unknown keys are ignored."""
@@ -152,6 +185,7 @@ class Engine:
     def _feed(self, keys: Sequence[Hashable], rows: Sequence[Sequence[int]]) -> Tensor:
         self.cache.reserve(len(set(self._keys) | set(keys)), max(map(len, rows)))
         followers: dict[int, int] = {}
+        histories: dict[tuple[int, ...], int] = {}
         for i, key in enumerate(keys):
             if key not in self._slot:
                 self._slot[key] = len(self._keys)
@@ -161,6 +195,11 @@ class Engine:
                 place = keys.index(leader)
                 if self._fed[leader] == 0 and len(rows[place]) == len(rows[i]):
                     followers[i] = place
+            elif (
+                0 < self._fed[key] < len(rows[i]) - WORTH_COPYING
+                and (place := histories.setdefault(tuple(rows[i]), i)) != i
+            ):
+                followers[i] = place  # the same history as another attempt, turn by turn
         logits: list[Tensor | None] = [None] * len(keys)
         own = [i for i in range(len(keys)) if i not in followers]
         for i in own:

@@ -97,9 +97,24 @@ class LocalPolicy:
         self._end = self._end_id()
         self._rows: dict[tuple[str, str], _Row] = {}
         self._engine = Engine(merged(model))
+        self._below: dict[tuple[str, str], Tensor] | None = None
+
+    def listen(self, layer: int) -> None:
+        """Keep what enters this layer while episodes are played: where all below is frozen, training starts there.
+
+        Source: features of frozen layers are the same in every pass; see ``states_below``.
+        """
+        self._below = {}
+        self._engine.listen(layer)
+
+    def states_below(self, episode: str, agent: str) -> Tensor | None:
+        """[L - 1, D] what entered the layer listened to, for the last row of an episode that ended since ``sync``."""
+        return None if self._below is None else self._below.get((episode, agent))
 
     def sync(self) -> None:
         """Take over the model's new weights; cached keys and values of the old ones are dropped."""
+        if self._below is not None:
+            self._below = {}
         self._engine.clear()
         self._engine.model = merged(self.model, self._engine.model)
 
@@ -108,6 +123,8 @@ class LocalPolicy:
         gone = set(episode_ids)
         keys = [key for key in self._rows if key[0] in gone]
         for key in keys:
+            if self._below is not None and (states := self._engine.states(key)) is not None:
+                self._below[key] = states
             del self._rows[key]
         self._engine.forget(keys)
 
