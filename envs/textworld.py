@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 from gymnasium.error import DependencyNotInstalled
 
 from milepost.envs.core import Utf8
-from milepost.envs.textworld_games import Game, Level, Snapshot, game, game_file, tasks
+from milepost.envs.textworld_games import Level, game_file, tasks
+from milepost.envs.textworld_interpreter import Snapshot, game
 
 Answer = Literal["plain", "closest", "all"]
 
@@ -27,6 +29,9 @@ class TextWorldEnv(gym.Env[str, str]):
 
     **Observation.** Text: what the game says, without banner, score and status line.
 
+    **Actions and hints.** ``info["actions"]`` is every admissible command. What an observation lists, as a hint or by
+    ``show_commands``, leaves out ``look``, ``inventory`` and ``examine ...``: they are executed, but change nothing.
+
     **Rewards.** The game's score gained by the turn (1 on the winning turn). ``reward_components``: ``score`` (the
     same), ``progress`` (by how many commands the planner's remaining plan got shorter, from the state as it is; may be
     negative), ``validity`` (0, or -1 where the command was not admissible).
@@ -38,9 +43,11 @@ class TextWorldEnv(gym.Env[str, str]):
 
     Args:
         level: ``w{rooms}-o{objects}-q{quest length}`` in the Guide's names; the length may be a range, ``q2..4``.
+        rooms, objects, quest_length: Each counts instead of the level's own; the length is a number or ``"2..4"``.
         split: Where ``reset(seed=...)`` draws from.
         on_invalid: What a command that is not admissible is answered with: nothing more (``plain``), the three
-            admissible ones closest to what was written (``closest``), or ``all`` of them.
+            admissible ones closest to what was written (``closest``), or ``all`` of them. Nothing more with
+            ``show_commands``, whose list follows anyway.
         show_commands: List the admissible commands in every observation.
         outcome: What ``info["outcome"]`` is.
 
@@ -58,6 +65,9 @@ class TextWorldEnv(gym.Env[str, str]):
         on_invalid: Answer = "closest",
         show_commands: bool = False,
         outcome: Literal["win", "score"] = "win",
+        rooms: int | None = None,
+        objects: int | None = None,
+        quest_length: int | str | None = None,
     ) -> None:
         if find_spec("textworld") is None:
             raise DependencyNotInstalled("TextWorld needs textworld: pip install 'milepost[textworld]'")
@@ -65,19 +75,19 @@ class TextWorldEnv(gym.Env[str, str]):
             raise ValueError(f"TextWorld on_invalid: expected plain, closest or all, got {on_invalid!r}")
         if outcome not in ("win", "score"):
             raise ValueError(f"TextWorld outcome: expected win or score, got {outcome!r}")
-        self.level, self.split = Level.parse(level), split
+        self.level, self.split = Level.parse(level, rooms, objects, quest_length), split
         self.tasks(split)
         self.on_invalid, self.show_commands, self.outcome = on_invalid, show_commands, outcome
         self.action_space = Utf8()
         self.observation_space = Utf8()
-        self._game: Game | None = None
+        self._file: Path | None = None
         self._played: tuple[str, ...] = ()
 
     @property
     def _now(self) -> Snapshot:
-        if self._game is None:
+        if self._file is None:
             raise gym.error.ResetNeeded("TextWorld: call reset before step, score or oracle")
-        return self._game.after(self._played)
+        return game(self._file).after(self._played)
 
     def tasks(self, split: str) -> list[str]:
         """Return the ids of a split's games."""
@@ -90,7 +100,7 @@ class TextWorldEnv(gym.Env[str, str]):
         if task is None:
             names = self.tasks(self.split)
             task = names[int(self.np_random.integers(len(names)))]
-        self._game, self._played = game(game_file(self.level, str(task))), ()
+        self._file, self._played = game_file(self.level, str(task)), ()
         return self._shown(self._now.text), {"task_id": str(task)} | self._info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -126,7 +136,7 @@ class TextWorldEnv(gym.Env[str, str]):
 
     def _info(self) -> dict[str, Any]:
         now = self._now
-        return {"state_key": now.key, "potential": -float(len(now.plan)), "actions": list(now.commands)}
+        return {"state_key": now.key, "potential": float(-len(now.plan)), "actions": list(now.commands)}
 
     def _shown(self, text: str) -> str:
         if not self.show_commands:

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
-from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any
 
 from gymnasium.error import DependencyNotInstalled
+
+from milepost.envs.textworld_interpreter import LOCK
+from milepost.sandbox.core import MachineError
 
 FIRST_SEED = {"train": 50_001, "valid": 100_001, "test": 200_001}
 """Where the seeds of a split begin; training as in the Practitioner's Guide (50001-55000)."""
@@ -42,84 +46,35 @@ class Level:
     """The quest's length is drawn from ``shortest..longest`` by the game's seed."""
 
     @classmethod
-    def parse(cls, name: str) -> Level:
-        """Read ``w3-o6-q4`` or ``w3-o6-q2..4``.
+    def parse(
+        cls, name: str, rooms: int | None = None, objects: int | None = None, quest_length: int | str | None = None
+    ) -> Level:
+        """Read ``w3-o6-q4`` or ``w3-o6-q2..4``; a size that is given beside it counts instead of the name's.
 
         Raises:
-            ValueError: The name is none of these.
+            ValueError: The name is none of these, or no game has such sizes.
         """
-        match = re.fullmatch(r"w(\d+)-o(\d+)-q(\d+)(?:\.\.(\d+))?", name)
+        match = re.fullmatch(r"w(\d+)-o(\d+)-q(\d+(?:\.\.\d+)?)", str(name))
         if match is None:
             raise ValueError(f"TextWorld level: expected a name like w2-o3-q4 or w3-o6-q2..4, got {name!r}")
-        rooms, objects, shortest, longest = (int(x) if x else 0 for x in match.groups())
-        level = cls(rooms, objects, shortest, longest or shortest)
-        if not (rooms >= 1 and objects >= 1 and 1 <= shortest <= level.longest):
-            raise ValueError(
-                f"TextWorld level {name!r}: rooms, objects and lengths begin at 1, the shorter length first"
-            )
+        given = {"rooms": rooms, "objects": objects, "quest_length": quest_length}
+        sizes = {
+            size: str(named if given[size] is None else given[size])
+            for size, named in zip(given, match.groups(), strict=True)
+        }
+        shortest, _, longest = sizes["quest_length"].partition("..")
+        numbers = (sizes["rooms"], sizes["objects"], shortest, longest or shortest)
+        for size, text in zip((*given, "quest_length"), numbers, strict=True):
+            if not (text.isascii() and text.isdecimal() and int(text) >= 1):
+                raise ValueError(f"TextWorld {size}: expected a number from 1, got {sizes[size]}")
+        level = cls(*map(int, numbers))
+        if level.shortest > level.longest:
+            raise ValueError(f"TextWorld quest_length: expected the shorter first, got {sizes['quest_length']}")
         return level
 
     def __str__(self) -> str:
         span = f"{self.shortest}" if self.shortest == self.longest else f"{self.shortest}..{self.longest}"
         return f"w{self.rooms}-o{self.objects}-q{span}"
-
-
-class Snapshot(NamedTuple):
-    """A state of a game: what it says and what holds."""
-
-    text: str
-    commands: tuple[str, ...]
-    """Admissible now."""
-    plan: tuple[str, ...]
-    """The planner's commands from here to the goal."""
-    key: str
-    """Hash of the facts that hold."""
-    score: float
-    max_score: float
-    won: bool
-    lost: bool
-
-
-class Game:
-    """A compiled game as a function of the commands played: games are deterministic, what was seen is remembered."""
-
-    def __init__(self, file: Path) -> None:
-        """Start the interpreter."""
-        import textworld
-
-        wanted = ("admissible_commands", "policy_commands", "objective", "description", "feedback", "facts")
-        request = textworld.EnvInfos(**dict.fromkeys((*wanted, "won", "lost", "score", "max_score"), True))
-        with _LOCK:
-            self._interpreter: Any = textworld.start(str(file), request)
-        self._at: tuple[str, ...] | None = None
-        self._seen: dict[tuple[str, ...], Snapshot] = {}
-
-    def after(self, commands: tuple[str, ...]) -> Snapshot:
-        """Return the state after these commands, all of them admissible."""
-        if commands not in self._seen:
-            with _LOCK:
-                self._go(commands)
-        return self._seen[commands]
-
-    def _go(self, commands: tuple[str, ...]) -> None:
-        if self._at is None or commands[: len(self._at)] != self._at:
-            state = self._interpreter.reset()
-            self._at = ()
-            self._seen[()] = _snapshot(state, f"{state.objective.strip()}\n{state.description}")
-        for command in commands[len(self._at) :]:
-            state, _, _ = self._interpreter.step(command)
-            self._at = (*self._at, command)
-            self._seen[self._at] = _snapshot(state, state.feedback)
-
-
-@lru_cache(maxsize=128)
-def game(file: Path) -> Game:
-    """Return a running game; the last 128 stay running and are shared by all environments of the process."""
-    return Game(file)
-
-
-_LOCK = RLock()
-"""TextWorld's parsers share state: one thread of a process at a time."""
 
 
 def tasks(split: str) -> list[str]:
@@ -139,54 +94,88 @@ def game_file(level: Level, task: str, folder: Path | None = None) -> Path:
 
     Raises:
         DependencyNotInstalled: textworld is missing.
-        ValueError: The task id is not a number.
+        ValueError: The task id is not a seed, or no game of this level fits its sizes.
     """
-    if not task.isdecimal():
+    if not (task.isascii() and task.isdecimal() and int(task) < 2**32):
         raise ValueError(f"TextWorld task: expected a seed such as {FIRST_SEED['train']!s}, got {task!r}")
-    target = (folder or cache_folder()) / str(level) / f"{task}.z8"
-    if not (target.exists() and target.with_suffix(".json").exists()):
+    target = (folder or cache_folder()) / str(level) / f"{int(task)}.z8"
+    if not _is_there(target):
         _compile(level, int(task), target)
     return target
 
 
-def compile_games(level: Level, names: Sequence[str], workers: int = 2, title: str | None = "games") -> None:
-    """Compile what the cache lacks of these tasks, in parallel, with a progress bar where someone watches."""
-    folder = cache_folder() / str(level)
-    missing = [n for n in names if not ((folder / f"{n}.z8").exists() and (folder / f"{n}.json").exists())]
+def compile_games(
+    level: Level, names: Sequence[str], workers: int = 2, title: str | None = "games", folder: Path | None = None
+) -> None:
+    """Compile what the cache lacks of these tasks, in parallel, with a progress bar where someone watches.
+
+    The workers end with this process, however it ends. What they finished stays.
+
+    Raises:
+        MachineError: A worker died.
+        DependencyNotInstalled, ValueError: See ``game_file``.
+    """
+    folder = folder or cache_folder()
+    missing = [name for name in dict.fromkeys(names) if not _is_there(folder / str(level) / f"{name}.z8")]
     if not missing:
         return
-    from rich.progress import Progress
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
 
-    context = multiprocessing.get_context("spawn")
-    with (
-        Progress(disable=title is None or not sys.stderr.isatty()) as bar,
-        ProcessPoolExecutor(
-            min(workers, len(missing)), context, initializer=_die_with_parent, initargs=(os.getpid(),)
-        ) as pool,
-    ):
-        row = bar.add_task(title or "", total=len(missing))
-        for done in as_completed([pool.submit(game_file, level, name) for name in missing]):
-            done.result()
-            bar.advance(row)
+    pool = ProcessPoolExecutor(
+        min(workers, len(missing)),
+        multiprocessing.get_context("spawn"),
+        initializer=_die_with_parent,
+        initargs=(os.getpid(),),
+    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    watched = title is not None and sys.stderr.isatty()
+    try:
+        with Progress(*columns, console=Console(stderr=True), disable=not watched) as bar:
+            row = bar.add_task(title or "", total=len(missing))
+            for done in as_completed([pool.submit(game_file, level, name, folder) for name in missing]):
+                done.result()
+                bar.advance(row)
+    except BrokenProcessPool as error:
+        raise MachineError(f"a process that compiles games of {level} died; the finished ones are kept") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_there(game: Path) -> bool:
+    return game.exists() and game.with_suffix(".json").exists()
 
 
 def _compile(level: Level, seed: int, target: Path) -> None:
     try:
         from textworld import GameOptions
         from textworld.generator import compile_game, make_game
+        from textworld.generator.chaining import QuestGenerationError
     except ImportError as error:
         raise DependencyNotInstalled("TextWorld needs textworld: pip install 'milepost[textworld]'") from error
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _LOCK, tempfile.TemporaryDirectory(prefix=f".{seed}-", dir=target.parent) as scratch:
+    _sweep(target.parent)
+    with LOCK, tempfile.TemporaryDirectory(prefix=f".{seed}-", dir=target.parent) as scratch:
         options: Any = GameOptions()
         options._kb = _knowledge()
         options.seeds = seed
         options.nb_rooms, options.nb_objects, options.quest_breadth = level.rooms, level.objects, 1
         options.quest_length = random.Random(seed).randint(level.shortest, level.longest)
         options.path = str(Path(scratch) / "game.z8")
-        compile_game(make_game(options), options)
+        try:
+            compile_game(make_game(options), options)
+        except QuestGenerationError as error:
+            raise ValueError(f"TextWorld level {level}: no quest of {options.quest_length} commands fits it") from error
         os.replace(Path(scratch) / "game.json", target.with_suffix(".json"))
         os.replace(Path(scratch) / "game.z8", target)
+
+
+def _sweep(folder: Path, older_than_s: float = 600.0) -> None:
+    """Remove what a killed process left; no game takes minutes to compile."""
+    for scratch in folder.glob(".*-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - scratch.stat().st_mtime > older_than_s:
+                shutil.rmtree(scratch)
 
 
 @cache
@@ -204,25 +193,3 @@ def _die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _snapshot(state: Any, text: str) -> Snapshot:
-    facts = "\n".join(sorted(map(str, state.facts)))
-    return Snapshot(
-        text=_tidy(text),
-        commands=tuple(state.admissible_commands),
-        plan=tuple(state.policy_commands),
-        key=hashlib.blake2b(facts.encode(), digest_size=12).hexdigest(),
-        score=float(state.score),
-        max_score=float(state.max_score),
-        won=bool(state.won),
-        lost=bool(state.lost),
-    )
-
-
-def _tidy(text: str) -> str:
-    """Return a game's text without the prompt and status line, the score's announcement, and blank lines."""
-    text = re.sub(r"\n>\s.*\Z", "", text, flags=re.DOTALL)
-    text = re.sub(r"Your score has just gone up.*", "", text, flags=re.DOTALL)
-    text = re.sub(r"-= (.+?) =-", r"\1:", text)
-    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
