@@ -36,7 +36,8 @@ class Games:
         """Have the games of TextWorld compiled, where the cache lacks them; other games need nothing."""
         if self._args.env == TEXTWORLD:
             names = [str(game) for games in self.of.values() for game in games]
-            textworld_games.compile_games(textworld_games.Level.parse(self._kwargs["level"]), names)
+            level = make(TEXTWORLD, **self._kwargs).get_wrapper_attr("level")
+            textworld_games.compile_games(level, names)
 
     def missing(self) -> dict[str, str]:
         """Look at a game; return what it does not offer by the policy that would need it.
