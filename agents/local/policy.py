@@ -14,7 +14,8 @@ from milepost.agents.core import Answer, ContextFull, Request
 from milepost.agents.local.engine import Engine
 from milepost.agents.local.merge import merged
 from milepost.agents.local.sampling import choose
-from milepost.envs.core import Action, Episode, Finish, Message, Tokens, Usage
+from milepost.agents.local.template import Template
+from milepost.envs.core import Action, Episode, Finish, Tokens, Usage
 
 
 @dataclass
@@ -77,8 +78,6 @@ class LocalPolicy:
             ValueError: No chat template, a setting out of range, or a cut support, under which recorded
                 log-probabilities would be biased by the mass that was cut off.
         """
-        if not getattr(tokenizer, "chat_template", None):
-            raise ValueError("tokenizer: it has no chat template; an instruct model has one")
         if top_p != 1.0:
             raise ValueError(f"top_p: expected 1 (a cut support biases the log-probabilities), got {top_p}")
         if temperature < 0 or max_new_tokens < 1:
@@ -87,6 +86,7 @@ class LocalPolicy:
             )
         self.model = model
         self.tokenizer = tokenizer
+        self._template = Template(tokenizer)
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.stop = tuple(stop)
@@ -94,7 +94,6 @@ class LocalPolicy:
         self.version = 0
         self.metrics: Counter[str] = Counter()
         """``forks``, and tokens ``fed``, ``cached`` and ``sampled``, so far."""
-        self._end = self._end_id()
         self._rows: dict[tuple[str, str], _Row] = {}
         self._engine = Engine(merged(model))
         self._below: dict[tuple[str, str], Tensor] | None = None
@@ -159,7 +158,7 @@ class LocalPolicy:
             assert plan is not None
             answers[i] = self._action(draft, keep, plan[1], seconds)
             row = self._rows[key]
-            row.text += draft.text
+            row.text += self._template.plain(draft.text)
             row.ended = draft.ended
             row.mark()
         return answers
@@ -172,14 +171,15 @@ class LocalPolicy:
         rows: dict[str, _Row] = {}
         for t, turn in enumerate(episode.turns):
             row = rows.setdefault(turn.agent, _Row())
-            keep, context, text = self._difference(row, self._render(episode.view(t), episode.tools))
-            ids = [*self._ids(turn.action.text), self._end]
+            keep, context, text = self._difference(row, self._template.render(episode.view(t), episode.tools))
+            action = self._template.plain(turn.action.text)
+            ids = [*self._template.ids(action), self._template.end]
             row.ids[keep:] = [*context]
             row.text = text
             row.marks = [m for m in row.marks if m[1] <= keep]
             row.mark()
             row.ids += ids
-            row.text += turn.action.text
+            row.text += action
             row.ended = True
             row.mark()
             turn.action.tokens = _tokens(keep, context, ids, [float("nan")] * len(ids), self.version)
@@ -188,7 +188,7 @@ class LocalPolicy:
         """Return how much of the row stays, what is new, and the whole text; None where there is no room."""
         key = (request.episode, request.agent)
         row = self._rows.get(key, _Row())
-        keep, context, text = self._difference(row, self._render(request.messages, request.tools))
+        keep, context, text = self._difference(row, self._template.render(request.messages, request.tools))
         n = keep + len(context)
         if n + self.max_new_tokens <= self.max_context:
             return keep, context, text
@@ -203,26 +203,8 @@ class LocalPolicy:
         n_text, n_ids = next(m for m in reversed(row.marks) if text.startswith(row.text[: m[0]]))
         rest = text[n_text:]
         if row.ids and n_ids == len(row.ids) and row.ended:
-            rest = rest.removeprefix(self.tokenizer.convert_ids_to_tokens(self._end))
-        return n_ids, self._ids(rest), text
-
-    def _render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True
-        )
-        return text
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
-    def _end_id(self) -> int:
-        """Return the token that the template writes behind an action, or else the model's end of text."""
-        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "milepost"}]
-        text: str = self.tokenizer.apply_chat_template(turn, tokenize=False)
-        tail = self._ids(text.rpartition("milepost")[2])
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
-        return tail[0] if tail and tail[0] in special else int(self.tokenizer.eos_token_id)
+            rest = rest.removeprefix(self._template.end_text)
+        return n_ids, self._template.ids(rest), text
 
     def _sample(self, keys: Sequence[Hashable], seeds: Sequence[int]) -> list[_Draft]:
         """Sample an action behind each row; a row that has ended leaves the batch at once."""
@@ -248,7 +230,7 @@ class LocalPolicy:
     def _take(self, draft: _Draft, token: int, logprob: float) -> None:
         draft.ids.append(token)
         draft.logprobs.append(logprob)
-        if token == self._end:
+        if token == self._template.end:
             draft.finish, draft.ended = "stop", True
             return
         text: str = self.tokenizer.decode(draft.ids, skip_special_tokens=True)
