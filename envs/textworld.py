@@ -48,6 +48,7 @@ class TextWorldEnv(gym.Env[str, str]):
         on_invalid: What a command that is not admissible is answered with: nothing more (``plain``), the three
             admissible ones closest to what was written (``closest``), or ``all`` of them. Nothing more with
             ``show_commands``, whose list follows anyway.
+        patience: End the game, not won, after so many refused commands; 0 plays on. Training saves time with it.
         show_commands: List the admissible commands in every observation.
         outcome: What ``info["outcome"]`` is.
 
@@ -63,6 +64,7 @@ class TextWorldEnv(gym.Env[str, str]):
         level: str = "w2-o3-q4",
         split: str = "train",
         on_invalid: Answer = "closest",
+        patience: int = 0,
         show_commands: bool = False,
         outcome: Literal["win", "score"] = "win",
         rooms: int | None = None,
@@ -77,7 +79,10 @@ class TextWorldEnv(gym.Env[str, str]):
             raise ValueError(f"TextWorld outcome: expected win or score, got {outcome!r}")
         self.level, self.split = Level.parse(level, rooms, objects, quest_length), split
         self.tasks(split)
+        if patience < 0:
+            raise ValueError(f"TextWorld patience: expected 0 or a number of refused commands, got {patience}")
         self.on_invalid, self.show_commands, self.outcome = on_invalid, show_commands, outcome
+        self.patience, self._n_refused = patience, 0
         self.action_space = Utf8()
         self.observation_space = Utf8()
         self._file: Path | None = None
@@ -100,7 +105,7 @@ class TextWorldEnv(gym.Env[str, str]):
         if task is None:
             names = self.tasks(self.split)
             task = names[int(self.np_random.integers(len(names)))]
-        self._file, self._played = game_file(self.level, str(task)), ()
+        self._file, self._played, self._n_refused = game_file(self.level, str(task)), (), 0
         return self._shown(self._now.text), {"task_id": str(task)} | self._info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -110,6 +115,8 @@ class TextWorldEnv(gym.Env[str, str]):
         known = next((c for c in before.commands if c.lower() == command), None)
         if known is not None:
             self._played = (*self._played, known)
+        else:
+            self._n_refused += 1
         now = self._now
         gain = now.score - before.score
         info = self._info() | {
@@ -120,7 +127,7 @@ class TextWorldEnv(gym.Env[str, str]):
                 "validity": 0.0 if known is not None else -1.0,
             },
         }
-        done = now.won or now.lost
+        done = now.won or now.lost or 0 < self.patience <= self._n_refused
         if done:
             info |= {"outcome": self.score(), "success": now.won}
         return self._shown(self._refusal(command) if known is None else now.text), gain, done, False, info

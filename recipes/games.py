@@ -71,11 +71,13 @@ class Games:
         ]
 
     def tasks(self, games: Sequence[str | int], purpose: str, split: str = "train", attempts: int = 1) -> list[Task]:
-        """Return a group of attempts for each game."""
+        """Return a group of attempts for each game; in training TextWorld's patience is limited."""
+        hurried = split == "train" and self._args.env == TEXTWORLD
+        kwargs = {"patience": self._args.patience} | self._kwargs if hurried else self._kwargs
         return [
             Task(
                 self._args.env,
-                self._kwargs,
+                kwargs,
                 task=game if isinstance(game, str) else None,
                 seed=game if isinstance(game, int) else None,
                 split=split,

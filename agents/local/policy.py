@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from milepost.agents.core import Answer, ContextFull, Request
 from milepost.agents.local.engine import Engine
