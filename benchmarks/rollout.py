@@ -81,6 +81,7 @@ def main() -> None:
     policy = LocalPolicy(model, tokenizer, max_new_tokens=8)
     play(policy, args.rows, 1, True)
     runs: list[tuple[list[float], ...]] = []
+    turns: list[list[Action]] = []
     for i in range(args.repeats):
         (kept, turns), (again, same) = (play(policy, args.rows, MARKS[-1], keep) for keep in (True, False))
         assert [[a.text for a in t] for t in turns] == [[a.text for a in t] for t in same], "the samples differ"

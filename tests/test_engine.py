@@ -19,7 +19,7 @@ from milepost.agents.packing import token_logprobs
 
 torch.set_num_threads(1)
 
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(vocab_size=97, num_key_value_heads=2, **SMALL),
     "qwen2": Qwen2Config(vocab_size=97, num_key_value_heads=2, **SMALL),
