@@ -1,9 +1,11 @@
 """Keys and values kept across turns, against a prefill of the whole row each turn and transformers' generate.
 
-python benchmarks/rollout.py [--model smollm2]
+python benchmarks/rollout.py            half a minute
+python benchmarks/rollout.py --model smollm2 --rows 1 --repeats 1
 
-All three see the same prompts and write as many tokens, alternating in one process with one thread. Printed are the
-medians of processor seconds of an episode's first 5, 10 and 20 turns, and of their ratios.
+In fp32, because in bf16 the samples would differ. All three see the same prompts and write as many tokens, alternating
+in one process with one thread. Printed are the medians of processor seconds of an episode's first 5, 10 and 20 turns,
+and of their ratios.
 """
 
 from __future__ import annotations
@@ -70,14 +72,13 @@ def main() -> None:
     """Play, and print a line for each number of turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny", help="tiny, smollm2, a folder or a hub name")
-    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         name = str(tiny.build(folder, [OBSERVATION])) if args.model == "tiny" else args.model
-        model, tokenizer = models.load(name, dtype=args.dtype)
+        model, tokenizer = models.load(name)
     policy = LocalPolicy(model, tokenizer, max_new_tokens=8)
     play(policy, args.rows, 1, True)
     runs: list[tuple[list[float], ...]] = []
