@@ -33,7 +33,7 @@ from milepost.envs.runs import Run, read_run, write_json
 from milepost.recipes.games import Games
 from milepost.recipes.report import plot, table
 from milepost.recipes.report.stats import wilson
-from milepost.recipes.usage import Usage
+from milepost.recipes.usage import Usage, give_back
 
 if TYPE_CHECKING:
     from milepost.recipes.textworld_guide import Args
@@ -115,6 +115,7 @@ class Guide:
                     self.probe(first)
                 start = time.monotonic()
                 metrics = step(self, trainer, update)
+                give_back()
                 self.run.log(mean_over_ranks(metrics) | {"time/update_s": time.monotonic() - start}, first + update)
                 if (update + 1) % args.probe_every == 0 or update + 1 == n_updates:
                     self.probe(first + update + 1)
@@ -162,6 +163,7 @@ class Guide:
             )
         finally:
             self.policy.temperature = before
+            give_back()
 
     def keep(self, groups: Sequence[Sequence[Episode]]) -> None:
         """Write what was assigned after play beside the episodes."""
