@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from milepost.agents.local import attention
+from milepost.envs.files import clear_when_full
 
 Dtype = Literal["fp32", "bf16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -84,7 +85,7 @@ def smollm2() -> str:
         with open(cache / "smollm2.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
-                with tempfile.TemporaryDirectory(dir=cache, prefix="smollm2-") as work:
+                with clear_when_full(folder), tempfile.TemporaryDirectory(dir=cache, prefix="smollm2-") as work:
                     _convert(_gguf(cache, Path(work)), Path(work) / "model")
                     os.replace(Path(work) / "model", folder)
     return str(folder)
