@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 import shlex
 import sys
@@ -229,11 +230,14 @@ def explain(error: BaseException, command: Sequence[str]) -> tuple[str, int] | N
 def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Tell an uncaught error of a recipe that runs as a process of its own."""
     module = getattr(sys.modules["__main__"].__spec__, "name", None)
-    told = explain(error, ["python", "-m", module, *sys.argv[1:]] if module else sys.argv)
+    n_ranks = os.environ.get("WORLD_SIZE", "1")
+    start = ["python", "-m"] if n_ranks == "1" else ["torchrun", "--standalone", "--nproc-per-node", n_ranks, "-m"]
+    told = explain(error, [*start, module, *sys.argv[1:]] if module else sys.argv)
     if told is None:
         sys.__excepthook__(kind, error, trace)
         return
-    print(told[0], file=sys.__stderr__, flush=True)  # torch redirects sys.stderr here and loses it
+    if not (isinstance(error, KeyboardInterrupt) and os.environ.get("RANK", "0") != "0"):
+        print(told[0], file=sys.__stderr__, flush=True)  # torch redirects sys.stderr here and loses it
     _exit(told[1])
 
 
