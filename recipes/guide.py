@@ -229,11 +229,12 @@ class Guide:
     def _open(self) -> Run:
         """Open the run folder: rank 0 first, which cuts it back to its checkpoint, then the others."""
         self.rank = distributed.rank()
-        for rank in range(distributed.world()):
-            if rank == self.rank:
-                run = Run.open(self.args.out, "textworld_guide", plain(self.args), resume=self.args.resume, rank=rank)
-                if not run.finished and run.rewind() is None and self.args.resume:
-                    self.say(f"{self.args.out} has no checkpoint; starting over")
+        for _ in range(self.rank):
+            distributed.barrier()
+        run = Run.open(self.args.out, "textworld_guide", plain(self.args), resume=self.args.resume, rank=self.rank)
+        if not run.finished and run.rewind() is None and self.args.resume:
+            self.say(f"{self.args.out} has no checkpoint; starting over")
+        for _ in range(self.rank, distributed.world()):
             distributed.barrier()
         return run
 
@@ -245,7 +246,8 @@ class Guide:
             distributed.barrier()
             with models.quiet(), tempfile.TemporaryDirectory() as folder:
                 if args.model == "tiny" and self.rank == 0:
-                    tiny.build(folder)
+                    with clear_when_full(Path(folder)):
+                        tiny.build(folder)
                 name = distributed.gather(folder)[0] if args.model == "tiny" else args.model
                 model, tokenizer = models.load(
                     name, device=args.device, dtype=args.dtype, lora=args.lora, seed=args.seed

@@ -166,7 +166,7 @@ def test_the_printed_credit_method_trains_as_it_is(my_folder: Path):
 
 def test_a_batch_may_span_two_epochs(tmp_path: Path):
     assert train(tmp_path / "run", "--n-train", "3", "--warmup-updates", "0", "--games", "2") == 0
-    games = [e.task for e in read_episodes(tmp_path / "run") if e.group.startswith("rl/")]
+    games = [str(e.task) for e in read_episodes(tmp_path / "run") if e.group.startswith("rl/")]
     assert [games.count(task) for task in sorted(set(games))] in ([4, 2, 2], [2, 4, 2], [2, 2, 4])
     assert train(tmp_path / "more", "--n-train", "1", "--warmup-updates", "0", "--games", "3") == 0
     assert len([e for e in read_episodes(tmp_path / "more") if e.group.startswith("rl/")]) == 2 * 3 * 2
