@@ -171,11 +171,14 @@ class Rollout:
 
     def _end(self, place: int, episode: Episode, error: BaseException | None) -> None:
         self._gather.forget(episode.id)
+        unexpected = error is not None and not isinstance(error, MachineError)
+        if unexpected:
+            episode.runtime["raised"] = type(error).__name__
         self._emit(place, episode)
         if episode.stop is Stop.CANCELLED:
             return
         self._n_ended += 1
-        self._n_raised += error is not None and not isinstance(error, MachineError)
+        self._n_raised += unexpected
         raised, ended = self._n_raised, self._n_ended
         if (raised == ended == 3) or (ended >= 20 and raised > 0.05 * ended):
             tail = "\n".join((episode.failure or "").strip().splitlines()[-6:])

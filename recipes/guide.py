@@ -60,6 +60,8 @@ class Guide:
         self.training = ""
         """The stage that ``trainer`` belongs to."""
         self.n_saves = 0
+        self.n_ended = self.n_raised = 0
+        """Episodes so far, and those that an exception of their environment ended."""
         if self.run.finished:
             return
         try:
@@ -155,15 +157,23 @@ class Guide:
             if stage:
                 episode.runtime["policy"] = stage
             self.run.add(episode, tokens=not greedy)
+            self.n_ended += 1
+            self.n_raised += "raised" in episode.runtime
 
         before, self.policy.temperature = self.policy.temperature, 0.0 if greedy else 1.0
         try:
-            return play(
+            episodes = play(
                 mine, policy, credits, slots=32, seed=self.args.seed, on_end=record, progress=self._title(title)
             )
         finally:
             self.policy.temperature = before
             give_back()
+        raised, ended = self.n_raised, self.n_ended
+        if raised == ended >= 3 or (ended >= 20 and raised > 0.05 * ended):
+            last = next((e for e in reversed(episodes) if "raised" in e.runtime), None)
+            told = f"; the last, {last.id}: {(last.failure or '').splitlines()[-1]}" if last else ""
+            raise ValueError(f"{raised} of {ended} episodes ended by an exception in {self.args.env}{told}")
+        return episodes
 
     def keep(self, groups: Sequence[Sequence[Episode]]) -> None:
         """Write what was assigned after play beside the episodes."""

@@ -256,6 +256,23 @@ def test_a_run_stops_when_its_first_three_episodes_raise(
     assert all("my_broken.py" in (e.failure or "") and "Traceback" in (e.failure or "") for e in failed)
 
 
+def test_a_run_stops_when_more_than_5_percent_of_its_episodes_raise(
+    refused: Refused, my_env: Callable[[str], list[str]], tmp_path: Path
+):
+    flags = my_env(
+        """
+        if self.np_random.random() < 0.3: raise KeyError('a rare bug of mine')
+        return 'Done.', 0.0, True, False, {'outcome': 1.0, 'potential': 0.0}
+        """
+    )
+    line = refused(*words(tmp_path / "run", "--updates", "9", "--warmup-updates", "9", env=flags))
+    assert " episodes ended by an exception in my_broken:my/Broken-v0; the last, 0:" in line
+    episodes = list(read_episodes(tmp_path / "run"))
+    n_raised = sum(e.runtime.get("raised") == "KeyError" for e in episodes)
+    assert f"{n_raised} of {len(episodes)} episodes" in line
+    assert 20 <= len(episodes) <= 24
+
+
 @pytest.mark.parametrize("what", ["checkpoint", "model"])
 def test_a_full_disk_stops_the_run_and_it_goes_on_later(what: str, finished: Path, tmp_path: Path):
     out, flags = tmp_path / "run", [*SHORT, "--model", str(tiny.build(tmp_path / "tiny"))]
