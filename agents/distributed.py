@@ -13,6 +13,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from milepost.sandbox.core import MachineError
+from milepost.sandbox.process import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,7 @@ def init(timeout_s: float = 1800.0) -> bool:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return False
     if not dist.is_initialized():
+        die_with_parent(os.getppid())  # the launcher: killed outright, it cannot end its ranks itself
         torch.set_num_threads(1)
         gpu = torch.cuda.is_available()
         if gpu:

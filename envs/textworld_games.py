@@ -7,7 +7,6 @@ several processes may fill one cache and a half-written game is never played.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import random
@@ -29,6 +28,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from milepost.envs.textworld_interpreter import LOCK
 from milepost.sandbox.core import MachineError
+from milepost.sandbox.process import die_with_parent
 
 FIRST_SEED = {"train": 50_001, "valid": 100_001, "test": 200_001}
 """Where the seeds of a split begin; training as in the Practitioner's Guide (50001-55000)."""
@@ -125,7 +125,7 @@ def compile_games(
     pool = ProcessPoolExecutor(
         min(workers, len(missing)),
         multiprocessing.get_context("spawn"),
-        initializer=_die_with_parent,
+        initializer=_begin_worker,
         initargs=(os.getpid(),),
     )
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
@@ -186,10 +186,7 @@ def _knowledge() -> Any:
     return KnowledgeBase.default()
 
 
-def _die_with_parent(parent: int) -> None:
-    """Let the kernel end this worker when its parent ends, however that happens (Linux)."""
+def _begin_worker(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with_parent(parent)

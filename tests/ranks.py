@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from pathlib import Path
 
 import torch
 from rows import TinyPolicy, batch, weights
@@ -33,6 +35,9 @@ def run(dies: bool = False) -> tuple[torch.Tensor, list[dict[str, float]]]:
 if __name__ == "__main__":
     path, mode = sys.argv[1:]
     distributed.init(timeout_s=60)
+    if mode == "waits":
+        Path(f"{path}-{distributed.rank()}").write_text(str(os.getpid()))
+        time.sleep(60)
     result = run(dies=mode == "dies")
     if distributed.rank() == 0:
         torch.save(result, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from ranks import run
 from milepost.agents import distributed
 
 
+COMMAND = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SCRIPT = str(Path(__file__).with_name("ranks.py"))
+
+
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = str(Path(__file__).with_name("ranks.py"))
-    return subprocess.run([*command, script, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([*COMMAND, SCRIPT, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_two_ranks_train_like_one_process(tmp_path: Path):
@@ -34,6 +37,28 @@ def test_a_rank_that_dies_ends_the_run_with_a_clear_line(tmp_path: Path):
     assert done.returncode != 0
     assert "rank 0 of 2: another process of this run died or hangs" in done.stderr
     assert not (tmp_path / "weights").exists()
+
+
+def test_ranks_die_with_their_launcher(tmp_path: Path):
+    files = [tmp_path / f"pid-{rank}" for rank in range(2)]
+    with subprocess.Popen([*COMMAND, SCRIPT, str(tmp_path / "pid"), "waits"], stderr=subprocess.DEVNULL) as launcher:
+        deadline = time.monotonic() + 60
+        while not all(file.exists() and file.read_text() for file in files) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        launcher.kill()
+    pids = [int(file.read_text()) for file in files]
+    deadline = time.monotonic() + 10
+    while any(map(lives, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(lives, pids))
+
+
+def lives(pid: int) -> bool:
+    """Return whether a process runs (one that ended and was not waited for does not)."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_one_process_is_a_world_of_its_own():

@@ -107,7 +107,7 @@ def test_progress_is_shown_where_someone_watches(tmp_path):
 
 
 def test_a_worker_that_dies_is_told_in_one_line(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(textworld_games, "_die_with_parent", os._exit)
+    monkeypatch.setattr(textworld_games, "_begin_worker", os._exit)
     with pytest.raises(
         MachineError, match=r"^a process that compiles games of w2-o3-q2 died; the finished ones are kept$"
     ):
