@@ -13,7 +13,6 @@ from ranks import run
 
 from milepost.agents import distributed
 
-
 COMMAND = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SCRIPT = str(Path(__file__).with_name("ranks.py"))
 
