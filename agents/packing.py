@@ -25,11 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
+from milepost.agents.local import attention
 from milepost.agents.samples import BoolArray
 from milepost.envs.core import IntArray
 
 MIN_SHARED = 16
 """Fewer tokens in common are not worth a second forward."""
+UNIFORM = ("llama", "mistral", "qwen2", "qwen3")
+"""Types of models whose layers are all called alike, with one rotary embedding: a forward can begin at any of them."""
 
 
 def micro_batches(rows: Sequence[IntArray], wanted: Sequence[BoolArray], max_tokens: int) -> list[list[int]]:
@@ -58,6 +61,12 @@ class Below(NamedTuple):
     layer: int
     states: Sequence[Tensor]
     """``[L - 1, D]`` of each row; more is ignored."""
+
+
+def begins_anywhere(model: Any) -> bool:
+    """Return whether ``token_logprobs`` can begin above some layers of this model, with ``below``."""
+    config = model.config
+    return config.model_type in UNIFORM and config._attn_implementation == attention.NAME
 
 
 def token_logprobs(

@@ -19,7 +19,7 @@ from milepost.agents.lora import compute_narrow
 from milepost.agents.loss import clone_loss
 from milepost.agents.metrics import Tally
 from milepost.agents.objective import Objective, Row, clone_rows, column, policy_rows, surrogate
-from milepost.agents.packing import Below, micro_batches, token_logprobs
+from milepost.agents.packing import Below, begins_anywhere, micro_batches, token_logprobs
 from milepost.agents.samples import Sample
 from milepost.envs.core import FloatArray
 
@@ -68,6 +68,7 @@ class Trainer:
     """Updates behind the weights: the schedule's position."""
 
     def __post_init__(self) -> None:
+        self._first: int | None = None
         if self.top_layers is not None:
             freeze_below(self.policy.model, self.top_layers)
             self._listen(self.top_layers)
@@ -94,7 +95,7 @@ class Trainer:
         if o.kl:
             self._add_column(rows, "ref", self.reference([row.sample for row in rows]))
         if o.old == "trainer" and o.n_epochs > 1:
-            self._add_column(rows, "old", self.logprobs([row.sample for row in rows]))
+            self._add_column(rows, "old", self._scores([row.sample for row in rows], self._below))
         elif o.old == "sampler":
             rows = [row._replace(columns={**row.columns, "old": row.columns["sampler"]}) for row in rows]
 
@@ -128,14 +129,7 @@ class Trainer:
 
     def logprobs(self, samples: Sequence[Sample]) -> list[FloatArray]:
         """Return each sample's log-probabilities ``[L]`` under the present weights, 0 where nothing was sampled."""
-        results = [np.zeros(len(s), np.float32) for s in samples]
-        with torch.no_grad(), self._mode(training=False):
-            for batch in micro_batches([s.ids for s in samples], [s.sampled for s in samples], self.max_tokens):
-                rows = [Row(samples[i], samples[i].sampled, {}) for i in batch]
-                flat = self._forward(rows, self._temperature).cpu().numpy()
-                for i, part in zip(batch, np.split(flat, np.cumsum([r.wanted.sum() for r in rows])[:-1]), strict=True):
-                    results[i][samples[i].sampled] = part
-        return results
+        return self._scores(samples)
 
     def reference(self, samples: Sequence[Sample]) -> list[FloatArray]:
         """Return each sample's log-probabilities ``[L]`` under the reference: the model with its adapter off.
@@ -146,7 +140,7 @@ class Trainer:
         if not hasattr(self.policy.model, "disable_adapter"):
             raise ValueError("the reference policy is the model with its adapter off; this model has none (use LoRA)")
         with self.policy.model.disable_adapter():
-            return self.logprobs(samples)
+            return self._scores(samples)
 
     def save(self, path: Path) -> None:
         """Write all that the next update depends on to the new file ``path``; rank 0 does it for all."""
@@ -184,23 +178,33 @@ class Trainer:
             self.policy.model, [row.sample.ids for row in batch], [row.wanted for row in batch], temperature, below
         )
 
+    def _scores(
+        self, samples: Sequence[Sample], below: Callable[[Sequence[Row]], Below | None] = lambda batch: None
+    ) -> list[FloatArray]:
+        results = [np.zeros(len(s), np.float32) for s in samples]
+        with torch.no_grad(), self._mode(training=False):
+            for batch in micro_batches([s.ids for s in samples], [s.sampled for s in samples], self.max_tokens):
+                rows = [Row(samples[i], samples[i].sampled, {}) for i in batch]
+                flat = self._forward(rows, self._temperature, below(rows)).cpu().numpy()
+                for i, part in zip(batch, np.split(flat, np.cumsum([r.wanted.sum() for r in rows])[:-1]), strict=True):
+                    results[i][samples[i].sampled] = part
+        return results
+
     def _listen(self, top_layers: int) -> None:
         """Let the policy keep, while it plays, what enters the trained layers: an update then starts there."""
-        config = self.policy.model.config
-        self._first = config.num_hidden_layers - top_layers
         listen = getattr(self.policy, "listen", None)
-        if listen is not None and config._attn_implementation == "milepost" and self._first:
-            listen(self._first)
+        first = self.policy.model.config.num_hidden_layers - top_layers
+        if first and listen is not None and begins_anywhere(self.policy.model):
+            listen(first)
+            self._first = first
 
     def _below(self, batch: Sequence[Row]) -> Below | None:
         """Return what enters the trained layers for these rows; None where the policy did not keep it."""
-        known = getattr(self.policy, "states_below", None)
-        if known is None or self.top_layers is None:
+        if self._first is None:
             return None
-        states = [known(row.sample.episode, row.sample.agent) for row in batch]
-        if any(s is None or len(s) < len(r.sample) - 1 for s, r in zip(states, batch, strict=True)):
-            return None
-        return Below(self._first, states)
+        policy: Any = self.policy
+        states = [policy.states_below(self._first, s.episode, s.agent, s.ids) for s in (row.sample for row in batch)]
+        return None if any(x is None for x in states) else Below(self._first, states)
 
     def _step(self, rows: Sequence[Row], loss: Callable[[Sequence[Row]], Tensor], epoch: int = 0) -> float | None:
         """Take one optimizer step on all rows of all ranks; return the gradient's norm, None where there was no row."""

@@ -128,15 +128,17 @@ class Engine:
         self._prompt_of: dict[Hashable, tuple[int, ...]] = {}
 
     def listen(self, layer: int) -> None:
-        """Keep what enters this layer for every token fed from now on; see ``states``."""
+        """Keep what enters this layer for every token of every row; see ``states``. Rows fed before are forgotten."""
+        self.clear()
         if self._listening is not None:
             self._listening.remove()
         backbone = getattr(self.model, self.model.base_model_prefix)
 
-        def keep(module: Any, inputs: tuple[Tensor, ...]) -> None:
-            self.cache.listen(inputs[0])
+        def keep(module: Any, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+            if named.get("past_key_values") is self.cache:  # a model without adapters is forwarded by its trainer, too
+                self.cache.listen(inputs[0])
 
-        self._listening = backbone.layers[layer].register_forward_pre_hook(keep)
+        self._listening = backbone.layers[layer].register_forward_pre_hook(keep, with_kwargs=True)
 
     def states(self, key: Hashable) -> Tensor | None:
         """[fed, D] what entered the layer that is listened to, for every token that the row was fed."""

@@ -16,7 +16,7 @@ from milepost.agents.local.engine import Engine
 from milepost.agents.local.merge import merged
 from milepost.agents.local.sampling import choose
 from milepost.agents.local.template import Template
-from milepost.envs.core import Action, Episode, Finish, Tokens, Usage
+from milepost.envs.core import Action, Episode, Finish, IntArray, Tokens, Usage
 
 
 @dataclass
@@ -97,24 +97,31 @@ class LocalPolicy:
         """``forks``, and tokens ``fed``, ``cached`` and ``sampled``, so far."""
         self._rows: dict[tuple[str, str], _Row] = {}
         self._engine = Engine(merged(model))
-        self._below: dict[tuple[str, str], Tensor] | None = None
+        self._layer: int | None = None
+        self._below: dict[tuple[str, str], tuple[list[int], Tensor]] = {}
+        """The tokens of a row and what entered ``_layer`` for them."""
 
     def listen(self, layer: int) -> None:
         """Keep what enters this layer while episodes are played: where all below is frozen, training starts there.
 
         Source: features of frozen layers are the same in every pass; see ``states_below``.
         """
-        self._below = {}
+        self._layer, self._below = layer, {}
         self._engine.listen(layer)
 
-    def states_below(self, episode: str, agent: str) -> Tensor | None:
-        """[L - 1, D] what entered the layer listened to, for the last row of an episode that ended since ``sync``."""
-        return None if self._below is None else self._below.get((episode, agent))
+    def states_below(self, layer: int, episode: str, agent: str, ids: IntArray) -> Tensor | None:
+        """[L - 1, D] or longer, what entered ``layer`` for the row ``ids [L]`` of an episode that ended since ``sync``.
+
+        None where it was not kept: another layer was listened to, or the row was left for another one (a fork).
+        """
+        row, states = self._below.get((episode, agent), ([], None))
+        n = len(ids) - 1
+        known = layer == self._layer and states is not None and len(states) >= n and row[:n] == ids[:n].tolist()
+        return states if known else None
 
     def sync(self) -> None:
         """Take over the model's new weights; cached keys and values of the old ones are dropped."""
-        if self._below is not None:
-            self._below = {}
+        self._below = {}
         self._engine.clear()
         self._engine.model = merged(self.model, self._engine.model)
 
@@ -123,9 +130,9 @@ class LocalPolicy:
         gone = set(episode_ids)
         keys = [key for key in self._rows if key[0] in gone]
         for key in keys:
-            if self._below is not None and (states := self._engine.states(key)) is not None:
-                self._below[key] = states
-            del self._rows[key]
+            row = self._rows.pop(key)
+            if (states := self._engine.states(key)) is not None:
+                self._below[key] = row.ids, states
         self._engine.forget(keys)
 
     def act(self, requests: Sequence[Request]) -> list[Answer]:
