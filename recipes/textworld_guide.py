@@ -128,7 +128,8 @@ def main(args: Args) -> None:
 
 def clone(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
     """Let the planner play, with some random moves; imitate the moves that came nearer to the goal."""
-    tasks = guide.batch("demos", update, guide.args.warmup_demos, attempts=1)
+    n_before = guide.done.get("warmup updates", 0)  # cloning after the warm-up goes on where it ended
+    tasks = guide.batch("demos", n_before + update, guide.args.warmup_demos, attempts=1)
     noise = 0.0 if "random" in guide.missing else guide.args.noise
     episodes = guide.play(tasks, OraclePolicy(noise, guide.args.haste))
     for episode in episodes:

@@ -143,6 +143,14 @@ def test_more_cloning_can_follow_the_warm_up_of_another_run(ladder: Path, tmp_pa
     assert summary(tmp_path / "run")["success"]["warmup"] == summary(ladder)["success"]["warmup"]
 
 
+def test_more_cloning_goes_on_with_other_demonstrations(tmp_path: Path):
+    assert train(tmp_path / "run", "--after", "cloning") == 0
+    ids = [e.id for e in read_episodes(tmp_path / "run")]
+    assert len(set(ids)) == len(ids)
+    demonstrated = [e.group.split("/")[1] for e in read_episodes(tmp_path / "run") if e.group.startswith("demos/")]
+    assert demonstrated == [str(update) for update in range(4) for _ in range(2)]
+
+
 def test_rl_after_the_warm_up_of_another_run_is_what_it_would_have_been_there(ladder: Path, tmp_path: Path):
     assert train(tmp_path / "run", "--warmup-of", str(ladder)) == 0
     ours, theirs = weights(tmp_path / "run"), weights(ladder)
