@@ -23,25 +23,43 @@ class RankLostError(MachineError):
     """Another process of this run is gone."""
 
 
-def init(timeout_s: float = 1800.0) -> bool:
+def init(device: str = "cpu", timeout_s: float = 1800.0) -> bool:
     """Join the processes that torchrun started, one thread each; return whether there are several.
 
     torchrun says who is who in the variables it sets (``WORLD_SIZE`` and its like); without them nothing happens.
 
     Args:
+        device: Where the model runs; with ``cuda`` every process takes a GPU of its own.
         timeout_s: How long one rank may wait for the others before it counts them as lost, in seconds.
+
+    Raises:
+        ValueError: There are more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return False
     if not dist.is_initialized():
         die_with_parent(os.getppid())  # the launcher: killed outright, it cannot end its ranks itself
         torch.set_num_threads(1)
-        gpu = torch.cuda.is_available()
-        if gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+        on_gpu = device.startswith("cuda") and torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.set_device(own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()))
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     return True
+
+
+def own_gpu(place: int, n_gpus: int) -> int:
+    """Return the GPU of a machine's process number ``place``, from 0.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    if place >= n_gpus:
+        raise ValueError(
+            f"device cuda: process {place + 1} of this machine needs a GPU of its own, got {n_gpus}: "
+            f"start {n_gpus} (make train PROCESSES={n_gpus})"
+        )
+    return place
 
 
 def close() -> None:

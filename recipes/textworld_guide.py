@@ -111,7 +111,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Run every stage that is not yet in the run folder, then write its table, curve and summary."""
-    distributed.init()
+    distributed.init(args.device)
     with Guide(args) as guide:  # pyright: ignore[reportArgumentType]  # it sees this file under two names
         if guide.run.finished:
             guide.say(f"{args.out} is finished; nothing to do")

@@ -60,6 +60,12 @@ def lives(pid: int) -> bool:
         return False
 
 
+def test_more_processes_than_gpus_are_refused():
+    assert [distributed.own_gpu(place, 2) for place in (0, 1)] == [0, 1]
+    with pytest.raises(ValueError, match=r"process 2 of this machine needs a GPU of its own, got 1: .*PROCESSES=1"):
+        distributed.own_gpu(1, 1)
+
+
 def test_one_process_is_a_world_of_its_own():
     assert not distributed.init()
     assert (distributed.rank(), distributed.world()) == (0, 1)
