@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 SHARED = ("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context")
 """Settings that a run and the one it takes its warm-up from have in common."""
+COUNTS = re.compile(r"skipped/|group/count$|credit/.+/(judged|\w*not_finite)$")
+"""Metrics that count what was on one rank; those of the trainer are over all ranks already."""
 Step = Callable[["Guide", Trainer, int], dict[str, float]]
 """One update of a stage: number of the update in, metrics out."""
 
@@ -118,7 +121,7 @@ class Guide:
                 start = time.monotonic()
                 metrics = step(self, trainer, update)
                 give_back()
-                self.run.log(mean_over_ranks(metrics) | {"time/update_s": time.monotonic() - start}, first + update)
+                self.run.log(over_ranks(metrics) | {"time/update_s": time.monotonic() - start}, first + update)
                 if (update + 1) % args.probe_every == 0 or update + 1 == n_updates:
                     self.probe(first + update + 1)
                 if (update + 1) % args.save_every == 0 and update + 1 < n_updates:
@@ -356,8 +359,8 @@ def everyones(episodes: Sequence[Episode]) -> list[Episode]:
     return [episode for part in distributed.gather(list(episodes)) for episode in part]
 
 
-def mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the mean of each number over the ranks that have it."""
+def over_ranks(metrics: dict[str, float]) -> dict[str, float]:
+    """Return each number over the ranks that have it: the sum of what was counted, the mean of all else."""
     ranks = distributed.gather(metrics)
     keys = dict.fromkeys(key for rank in ranks for key in rank)
-    return {key: fmean(rank[key] for rank in ranks if key in rank) for key in keys}
+    return {key: (sum if COUNTS.match(key) else fmean)(rank[key] for rank in ranks if key in rank) for key in keys}

@@ -188,4 +188,7 @@ def test_two_ranks_train_like_one_process(ladder: Path, tmp_path: Path):
     ours, theirs = weights(ladder), weights(tmp_path / "two")
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-5
     assert summary(tmp_path / "two")["success"] == summary(ladder)["success"]
+    counts = ("group/count", "credit/progress/judged", "credit/progress/not_finite", "samples/total")
+    for one, both in zip(updates(ladder), updates(tmp_path / "two"), strict=True):
+        assert [both.get(key) for key in counts] == [one.get(key) for key in counts]
     assert {e.id for e in read_episodes(tmp_path / "two")} == {e.id for e in read_episodes(ladder)}
