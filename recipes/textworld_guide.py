@@ -134,8 +134,9 @@ def clone(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
     episodes = guide.play(tasks, OraclePolicy(noise, guide.args.haste))
     for episode in episodes:
         guide.policy.encode(episode)
-        for turn in episode.turns:
-            turn.advantage = float(turn.info.get("reward_components", {}).get("progress", 1.0) > 0)
+        for t, turn in enumerate(episode.turns):
+            before, after = (info.get("potential") for info in (episode.info_before(t), turn.info))
+            turn.advantage = float(before is None or after is None or after > before)
     return trainer.clone([sample for episode in episodes for sample in to_samples(episode)])
 
 
