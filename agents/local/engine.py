@@ -74,7 +74,8 @@ class Slots(Cache):
             self.n_slots = max(n_slots, self.n_slots * 3 // 2, 4)
         if capacity > self.capacity:
             self.capacity = -(-max(capacity, self.capacity * 9 // 8) // 64) * 64
-        self.buffers = [(self._grown(keys), self._grown(values)) for keys, values in self.buffers]
+        for i, (keys, values) in enumerate(self.buffers):  # layer by layer: never all of them twice
+            self.buffers[i] = self._grown(keys), self._grown(values)
         self.below = None if self.below is None else self._grown(self.below)
 
     def copy(self, source: int, target: int, n: int) -> None:
