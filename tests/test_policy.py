@@ -157,6 +157,15 @@ def test_a_grown_context_is_full_and_a_first_prompt_too_long_is_refused(loaded: 
     assert isinstance(policy.act([talk.ask(1)])[0], ContextFull)
 
 
+def test_a_context_is_never_longer_than_the_models_own(folder: Path) -> None:
+    model, tokenizer = models.load(str(folder))
+    model.config.max_position_embeddings = 300
+    policy, talk = LocalPolicy(model, tokenizer, max_context=5000), Talk("3")
+    play(policy, [talk], 1)
+    talk.messages.append({"role": "user", "content": "door " * 400})
+    assert isinstance(policy.act([talk.ask(1)])[0], ContextFull)
+
+
 def test_a_stop_text_ends_the_action_and_is_not_part_of_it(loaded: Any) -> None:
     policy = LocalPolicy(*loaded, max_new_tokens=64, stop=("e",))
     for i in range(20):

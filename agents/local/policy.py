@@ -72,7 +72,7 @@ class LocalPolicy:
             temperature: What logits are divided by; 0 takes the likeliest token, log-probabilities are then at 1.
             max_new_tokens: Most tokens of one action.
             stop: Texts that end an action; they and what follows are not part of its text.
-            max_context: Most tokens of a row; None for the model's own limit.
+            max_context: Most tokens of a row, never more than the model's own limit; None for that.
             top_p: Must be 1.
 
         Raises:
@@ -91,7 +91,8 @@ class LocalPolicy:
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.stop = tuple(stop)
-        self.max_context: int = max_context or model.config.max_position_embeddings
+        limit: int = model.config.max_position_embeddings
+        self.max_context = min(max_context or limit, limit)
         self.version = 0
         self.metrics: Counter[str] = Counter()
         """``forks``, and tokens ``fed``, ``cached`` and ``sampled``, so far."""
