@@ -109,7 +109,7 @@ def surrogate(batch: Sequence[Row], logprobs_N: Tensor, o: Objective, tally: Tal
         clip_high=o.clip_high,
     )
     loss = result.loss
-    tally.add("loss/policy", float(loss.detach()))
+    tally.add("loss/policy", float(loss.detach()) / o.n_epochs)
     tally.mean("ratio/mean", result.ratio_N)
     tally.mean("ratio/clipped", result.clipped_N)
     tally.most("ratio/max", result.ratio_N)
@@ -119,7 +119,7 @@ def surrogate(batch: Sequence[Row], logprobs_N: Tensor, o: Objective, tally: Tal
         ref_N = column(batch, "ref", own_N)
         kl = (base_weights_N * kl_k2(logprobs_N, ref_N)).sum()
         loss = loss + o.kl * kl
-        tally.add("loss/kl", float(kl.detach()))
+        tally.add("loss/kl", float(kl.detach()) / o.n_epochs)
         tally.mean("kl/reference_nats", own_N - ref_N)
     return loss
 

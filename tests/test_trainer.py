@@ -133,6 +133,15 @@ def test_several_epochs_move_the_ratio_from_one_and_clip_it():
     assert metrics["ratio/clipped"] > 0
 
 
+def test_the_loss_that_is_told_is_the_mean_over_epochs():
+    losses = [
+        Trainer(TinyPolicy(), lr=0.0, objective=Objective(n_epochs=n)).update([sample(2, "a", 0)])["loss/policy"]
+        for n in (1, 3)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] != 0
+
+
 def test_the_samplers_log_probabilities_are_the_denominator_by_option():
     policy, samples = TinyPolicy(), batch()
     trainer = Trainer(policy, lr=0.0, objective=Objective(old="sampler"))
