@@ -34,6 +34,9 @@ def add(run: Path) -> Path:
     games = sorted(solved["warmup"])
     summary["solved"] = {name: "".join("01"[by_game[g]] for g in games) for name, by_game in solved.items()}
     summary["games_in_order"] = f"{games[0]} .. {games[-1]}"
+    for key in ("out", "warmup_of"):  # where it lay does not matter
+        if summary["settings"][key]:
+            summary["settings"][key] = Path(summary["settings"][key]).name
     target = FOLDER / f"{arm_of(summary['settings'])}-s{summary['seed']}.json"
     FOLDER.mkdir(exist_ok=True)
     target.write_text(json.dumps(summary, indent=1) + "\n")
