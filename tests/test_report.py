@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from milepost.envs.core import Action, Episode, Stop, Turn
-from milepost.envs.runs import Run
+from milepost.envs.runs import Run, read_episodes
 from milepost.recipes.report.plot import curve, plot
 from milepost.recipes.report.show import clean, show
 from milepost.recipes.report.stats import mcnemar, paired, wilson
@@ -137,12 +137,12 @@ def test_a_game_counted_twice_is_refused():
 
 def test_the_table_compares_on_the_same_games(run):
     file = io.StringIO()
-    Console(file=file, width=200).print(table(stages_of(run), against="warmup"))
+    Console(file=file, width=200).print(table(stages_of(read_episodes(run)), against="warmup"))
     text = file.getvalue()
     assert "warmup" in text
     assert "+33.3 points [-27.0, +77.0], won 3, lost 1, p = 0.62" in text
     with pytest.raises(ValueError, match="no stage 'oracle' to compare with; there are: warmup, trained"):
-        table(stages_of(run), against="oracle")
+        table(stages_of(read_episodes(run)), against="oracle")
 
 
 def test_the_curve_shows_the_probe_games_with_their_interval(run):

@@ -20,7 +20,7 @@ from rich.text import Text
 from milepost.envs import codec
 from milepost.envs.core import Episode, Observation, Turn, Value
 from milepost.envs.runs import read_episodes, read_metrics, read_run
-from milepost.recipes.report.table import Stage, table
+from milepost.recipes.report.table import stages_of, table
 
 N_LISTED = 20
 """So many of the newest episodes are listed; ``--json`` lists them all."""
@@ -113,19 +113,18 @@ def _overview(console: Console, path: Path) -> None:
     if rows := read_metrics(path):
         console.print(Text(f"{len(rows)} rows of metrics, the newest of update {rows[-1]['update']}"))
     newest: deque[tuple[int, Episode]] = deque(maxlen=N_LISTED)
-    stages: dict[str, Stage] = {}
-    n_episodes = 0
-    for number, episode in _episodes(path):
-        n_episodes += 1
-        newest.append((number, episode))
-        policy = episode.runtime.get("policy")
-        if policy is not None and episode.split == "test":
-            stages.setdefault(policy, Stage(policy)).add(episode)
-    if stages:
-        console.print(table(list(stages.values()), "warmup" if "warmup" in stages else None))
-    if not n_episodes:
+
+    def passing() -> Iterator[Episode]:
+        for numbered in _episodes(path):
+            newest.append(numbered)
+            yield numbered[1]
+
+    if stages := stages_of(passing()):
+        console.print(table(stages, "warmup" if any(s.policy == "warmup" for s in stages) else None))
+    if not newest:
         console.print(Text("no episodes yet"))
         return
+    n_episodes = newest[-1][0] + 1
     drawn = Table(title=f"the newest {len(newest)} of {n_episodes} episodes (--episode N shows one)")
     for name in ("N", "task", "policy", "end", "outcome", "turns", "earned in sum"):
         drawn.add_column(name, justify="right" if name in ("N", "outcome", "turns") else "left")

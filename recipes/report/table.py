@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from milepost.envs.core import Episode
-from milepost.envs.runs import read_episodes
 from milepost.recipes.report.stats import Paired, paired, wilson
 
 
@@ -80,10 +78,10 @@ def stage(policy: str, episodes: Iterable[Episode]) -> Stage:
     return counted
 
 
-def stages_of(run: str | Path) -> list[Stage]:
-    """Return the stages of a run folder: its test episodes by ``episode.runtime["policy"]``, in order of appearance."""
+def stages_of(episodes: Iterable[Episode]) -> list[Stage]:
+    """Return the stages of a run: its test episodes by ``episode.runtime["policy"]``, in order of appearance."""
     stages: dict[str, Stage] = {}
-    for episode in read_episodes(run, credit=False, images=False):
+    for episode in episodes:
         policy = episode.runtime.get("policy")
         if policy is not None and episode.split == "test":
             stages.setdefault(policy, Stage(policy)).add(episode)
