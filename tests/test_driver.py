@@ -84,6 +84,15 @@ def press_ctrl_c_after(seconds: float) -> None:
     threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGINT)).start()
 
 
+def press_ctrl_c_when(waiting: Callable[[], bool]) -> None:
+    def watch() -> None:
+        while not waiting():
+            time.sleep(0.02)
+        press_ctrl_c_after(0.1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 # ---- the same episodes ----
 
 
@@ -377,7 +386,7 @@ def test_an_unknown_option_stops_the_run():
 
 
 def test_ctrl_c_keeps_what_finished_and_marks_what_was_under_way():
-    press_ctrl_c_after(0.3)
+    press_ctrl_c_after(1.0)
     with pytest.raises(Interrupted, match=r"\d+ episodes are kept") as caught:
         play(tasks(10_000, slow_s=0.01), ScriptedPolicy(choose), slots=8)
     stops = [e.stop for e in caught.value.episodes]
@@ -389,7 +398,7 @@ def test_ctrl_c_keeps_what_finished_and_marks_what_was_under_way():
 
 
 def test_ctrl_c_still_yields_what_finished_before_it_is_raised():
-    press_ctrl_c_after(0.3)
+    press_ctrl_c_after(1.0)
     episodes: list[Episode] = []
     with pytest.raises(KeyboardInterrupt):
         episodes.extend(stream(tasks(10_000, slow_s=0.01), ScriptedPolicy(choose), slots=8))
@@ -397,11 +406,12 @@ def test_ctrl_c_still_yields_what_finished_before_it_is_raised():
 
 
 def test_ctrl_c_does_not_wait_for_a_slow_endpoint():
-    press_ctrl_c_after(0.3)
+    endpoint = AsyncRecorder(seconds=300)
+    press_ctrl_c_when(lambda: endpoint.running == 8)
     began = time.monotonic()
     with pytest.raises(Interrupted) as caught:
-        play(tasks(8), AsyncRecorder(seconds=30), gather="greedy")
-    assert time.monotonic() - began < 2
+        play(tasks(8), endpoint, gather="greedy")
+    assert time.monotonic() - began < 60
     assert [e.stop for e in caught.value.episodes] == [Stop.CANCELLED] * 8
 
 
