@@ -193,9 +193,12 @@ class Guide:
             "peak": self.usage.peak_rss_bytes,
         }
 
+        credits_of_ranks = distributed.gather([c.state_dict() for c in self.credits])
+
         def write(folder: Path) -> None:
             write_json(folder / "state.json", state)
-            torch.save([c.state_dict() for c in self.credits], folder / "credits.pt")
+            for rank, states in enumerate(credits_of_ranks):
+                torch.save(states, folder / credits_file(rank))
             if self.trainer is not None:
                 self.trainer.save(folder / "trainer.safetensors")
 
@@ -291,9 +294,10 @@ class Guide:
             return
         if not checkpoint:
             check_warmup_of(self.args)
+        own = folder / credits_file(self.rank)  # absent where more processes go on than began
         try:
             state = json.loads((folder / "state.json").read_text())
-            saved = torch.load(folder / "credits.pt", weights_only=True)
+            saved = torch.load(own if own.exists() else folder / credits_file(0), weights_only=True)
         except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError) as error:
             raise ValueError(f"{folder} is not a whole checkpoint: {error}") from error
         self.done, training = state["done"], state["training"]
@@ -352,6 +356,11 @@ def plain(args: Args) -> dict[str, Any]:
 def credit(name: str) -> Credit:
     """Return a credit method as this recipe sets it: progress counts in shares of the way to the goal."""
     return methods.resolve(name, **({"scale": "initial"} if name == "progress" else {}))
+
+
+def credits_file(rank: int) -> str:
+    """Return where a checkpoint keeps what a rank's credit methods have learned from its own episodes."""
+    return f"credits-r{rank}.pt" if rank else "credits.pt"
 
 
 def everyones(episodes: Sequence[Episode]) -> list[Episode]:

@@ -19,9 +19,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import track
 
 from milepost.agents.core import stable_seed
@@ -32,7 +34,7 @@ from milepost.agents.samples import Sample, to_samples
 from milepost.agents.scripted import RandomPolicy
 from milepost.agents.trainer import Trainer
 from milepost.credit import advantage, methods
-from milepost.credit.core import assign
+from milepost.credit.core import Credit, assign
 from milepost.envs.core import Episode, Task, groups_of
 from milepost.envs.runs import Run
 from milepost.recipes.cli import parse
@@ -80,6 +82,7 @@ def main(args: Args) -> None:
         policy = new_policy(args, run.path / "untrained")
         trainer = Trainer(policy, lr=args.lr, max_tokens=4096, seed=args.seed)
         if checkpoint := run.rewind():
+            credit.load_state_dict(torch.load(checkpoint / "credit.pt", weights_only=True))
             trainer.load(checkpoint / "trainer.safetensors")
         else:
             if run.resumed:
@@ -95,7 +98,7 @@ def main(args: Args) -> None:
             run.write_credit(credit.label, groups, {"method": args.credit})
             run.log(measure([e for group in groups for e in group]) | metrics, update)
             if update % 5 == 4:
-                run.checkpoint(update, lambda folder: trainer.save(folder / "trainer.safetensors"))
+                run.checkpoint(update, partial(save, trainer, credit))
 
         for part in (policy.model, policy.tokenizer):
             part.save_pretrained(run.path / "model")
@@ -104,6 +107,12 @@ def main(args: Args) -> None:
         run.finish(summary)
         plot.plot(run.path, metric="outcome/success")
         print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in summary.items()))
+
+
+def save(trainer: Trainer, credit: Credit, folder: Path) -> None:
+    """Write what a resumed run needs to go on as if never stopped."""
+    trainer.save(folder / "trainer.safetensors")
+    torch.save(credit.state_dict(), folder / "credit.pt")
 
 
 def new_policy(args: Args, folder: Path) -> LocalPolicy:

@@ -191,4 +191,6 @@ def test_two_ranks_train_like_one_process(ladder: Path, tmp_path: Path):
     counts = ("group/count", "credit/progress/judged", "credit/progress/not_finite", "samples/total")
     for one, both in zip(updates(ladder), updates(tmp_path / "two"), strict=True):
         assert [both.get(key) for key in counts] == [one.get(key) for key in counts]
+    newest = max((tmp_path / "two" / "checkpoints").iterdir())
+    assert (newest / "credits-r1.pt").exists(), "what the methods of the second process remember is kept, too"
     assert {e.id for e in read_episodes(tmp_path / "two")} == {e.id for e in read_episodes(ladder)}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from milepost.envs.runs import read_episodes, read_metrics
+from milepost.credit.core import Credit
+from milepost.envs.core import Episode
+from milepost.envs.runs import Run, read_episodes, read_metrics
 from milepost.recipes import ladder_gra
 from milepost.recipes.ladder_gra import Args
 
@@ -79,6 +83,51 @@ def test_a_run_without_a_checkpoint_starts_over_and_says_so(whole, tmp_path, mon
     assert "has no checkpoint; starting over" in capsys.readouterr().out
     again, first = ((run / "model/model.safetensors").read_bytes() for run in (tmp_path / "run", whole))
     assert again == first
+
+
+class Counting(Credit):
+    """Remembers how many turns it has seen."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def on_turn(self, episode: Episode) -> float:
+        self.n += 1
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n": self.n}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.n = state["n"]
+
+
+def test_a_method_that_remembers_goes_on_with_what_it_had(tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    small: dict[str, Any] = {
+        "updates": 10,
+        "warmup_updates": 1,
+        "groups": 1,
+        "group": 2,
+        "credit": f"{__name__}:Counting",
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    ladder_gra.main(Args(out=whole, **small))
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", stop)
+        with pytest.raises(Stopped):
+            ladder_gra.main(Args(out=cut, **small))
+    shutil.rmtree(cut / "checkpoints" / "000009")
+    ladder_gra.main(Args(out=cut, resume=True, **small))
+    counts = [torch.load(run / "checkpoints/000009/credit.pt")["n"] for run in (whole, cut)]
+    assert counts[0] == counts[1] > 0
 
 
 def test_any_method_of_the_table_or_of_a_module_trains(tmp_path):
