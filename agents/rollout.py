@@ -87,7 +87,8 @@ class Rollout:
             await asyncio.gather(*players)
         finally:
             for player in players:
-                player.cancel()
+                if not player.cancelling():  # a second cancel would lose the episode that the first one is closing
+                    player.cancel()
             await asyncio.gather(*players, return_exceptions=True)
             await self._gather.close(GRACE_S)
             await self._pool.close(GRACE_S)
