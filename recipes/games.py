@@ -26,6 +26,9 @@ class Games:
     """The games of each split, as tasks of the driver."""
 
     def __init__(self, args: Args) -> None:
+        for name in ("n_train", "games", "group", "probe_every", "save_every"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(args, name)}")
         self._args = args
         self._kwargs = env_kwargs(args)
         n_games = {"train": args.n_train, "valid": args.n_probe, "test": args.n_test}

@@ -172,6 +172,15 @@ def test_the_printed_credit_method_trains_as_it_is(my_folder: Path):
     assert any("novelty" in t.credit for e in read_episodes(my_folder / "run") for t in e.turns)
 
 
+@pytest.mark.parametrize("flag", ["--n-train", "--games", "--group", "--probe-every", "--save-every"])
+def test_a_number_that_would_leave_nothing_to_do_is_refused(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert train(tmp_path / "run", flag, "0") == 2
+    assert capsys.readouterr().err == f"milepost: {flag}: expected 1 or more, got 0\n"
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_a_batch_may_span_two_epochs(tmp_path: Path):
     assert train(tmp_path / "run", "--n-train", "3", "--warmup-updates", "0", "--games", "2") == 0
     games = [str(e.task) for e in read_episodes(tmp_path / "run") if e.group.startswith("rl/")]
