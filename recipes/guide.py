@@ -256,6 +256,8 @@ class Guide:
 
     def _policy(self) -> LocalPolicy:
         args = self.args
+        if not args.lora and args.dtype == "bf16":
+            raise ValueError("--lora 0 trains the weights themselves, too coarse in bf16: give --dtype fp32")
         with self.usage.timed("model"):
             if args.model == "smollm2" and self.rank == 0:
                 models.smollm2()

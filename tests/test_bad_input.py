@@ -128,6 +128,12 @@ def test_a_gpu_that_is_not_there_is_named(refused: Refused, tmp_path: Path, monk
     assert "this machine has no GPU that torch can use; expected 'cpu'" in line
 
 
+def test_training_all_weights_in_bf16_is_refused(refused: Refused, tmp_path: Path):
+    assert "--lora 0 trains the weights themselves" in refused(
+        *words(tmp_path / "run", "--lora", "0", "--dtype", "bf16")
+    )
+
+
 def test_a_folder_with_a_run_is_not_written_over(refused: Refused, finished: Path):
     before = weights(finished)
     assert "already holds a run (finished): go on with --resume" in refused(*words(finished, *SHORT))
