@@ -166,7 +166,7 @@ class Guide:
         before, self.policy.temperature = self.policy.temperature, 0.0 if greedy else 1.0
         try:
             episodes = play(
-                mine, policy, credits, slots=32, seed=self.args.seed, on_end=record, progress=self._title(title)
+                mine, policy, credits, slots=16, seed=self.args.seed, on_end=record, progress=self._title(title)
             )
         finally:
             self.policy.temperature = before
@@ -280,7 +280,6 @@ class Guide:
             self.trainer = Trainer(
                 self.policy,
                 seed=self.args.seed,
-                max_tokens=1024,
                 warmup_updates=3,
                 objective=objective,
                 **self._settings(stage),
@@ -328,9 +327,9 @@ class Guide:
         args = self.args
         if stage == "warmup" or args.after == "cloning":
             n = args.warmup_updates if stage == "warmup" else args.updates
-            return {"lr": args.warmup_lr, "total_updates": n}
+            return {"lr": args.warmup_lr, "total_updates": n, "max_tokens": 512}  # all layers: a row at a time
         layers = min(args.rl_layers, self.policy.model.config.num_hidden_layers)
-        return {"lr": args.lr, "total_updates": args.updates, "top_layers": layers or None}
+        return {"lr": args.lr, "total_updates": args.updates, "top_layers": layers or None, "max_tokens": 1024}
 
     def _title(self, title: str | None) -> str | None:
         return title if self.rank == 0 else None
