@@ -124,6 +124,8 @@ def main(args: Args) -> None:
         guide.train("trained", reinforce if args.after == "rl" else clone, args.updates)
         guide.evaluate("trained", guide.policy)
         guide.finish()
+    distributed.barrier()  # a rank that leaves early takes the others with it
+    distributed.close()
 
 
 def clone(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
