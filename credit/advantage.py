@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from milepost.credit import normalise
+from milepost.credit.cards import method
 from milepost.credit.core import Credit
 from milepost.credit.normalise import Floats, Normaliser, Singleton
 from milepost.credit.returns import return_to_go
@@ -43,7 +44,7 @@ def rewards(groups: Batch, credits: Credits = (), outcome: float | None = None) 
 
     ``credits`` are methods or their labels; a mapping gives each a weight. A token credit counts with its sum.
     ``outcome`` is the weight of the outcome. None means 1, and 0 where one of the methods ``includes_outcome`` already;
-    of a label alone that is not known.
+    of a label alone that is not known. What a critic expected (channel ``value``) is no reward and left out.
 
     Raises:
         ContractError: No turn of the batch has one of the labels, or an outcome that is asked for is missing.
@@ -52,7 +53,8 @@ def rewards(groups: Batch, credits: Credits = (), outcome: float | None = None) 
     if outcome is None:
         outcome = 0.0 if any(isinstance(c, Credit) and c.includes_outcome for c in given) else 1.0
     scales = given.values() if isinstance(given, Mapping) else repeat(1.0)
-    weights = {c if isinstance(c, str) else c.label: w for c, w in zip(given, scales, strict=False)}
+    pairs = [pair for pair in zip(given, scales, strict=False) if not _is_value(pair[0])]
+    weights = {c if isinstance(c, str) else c.label: w for c, w in pairs}
     _known(groups, weights)
     table: Table = []
     for group in groups:
@@ -106,6 +108,7 @@ def normalised(
     return [_divided(group, normalise.spread(pool, ddof), eps) for group, pool in zip(result, scopes, strict=True)]
 
 
+@method("grpo", "estimator", level="episode", paper="arXiv 2402.03300")
 def grpo(
     rewards: Numbers,
     *,
@@ -125,6 +128,7 @@ def grpo(
     return _spread_out(rewards, baseline, scale, ddof, eps)
 
 
+@method("rloo", "estimator", level="episode", paper="arXiv 2402.14740")
 def rloo(rewards: Numbers, *, singleton: Singleton = "zero") -> Returns:
     """Return ``[N][G][T]`` each attempt's total less the mean of the others in its group; all turns alike.
 
@@ -133,6 +137,7 @@ def rloo(rewards: Numbers, *, singleton: Singleton = "zero") -> Returns:
     return _spread_out(rewards, partial(normalise.rloo, singleton=singleton), "none", 1, 0.0)
 
 
+@method("turn", "estimator", paper="verl issue 7244")
 def turn_rtg(
     rewards: Numbers,
     gamma: float = 1.0,
@@ -156,6 +161,7 @@ def turn_rtg(
     return returns(normalised(rewards, baseline, scale=scale), gamma)
 
 
+@method("pooled", "estimator", needs="outcome process", channel="separate", paper="arXiv 2510.14967")
 def pooled(
     groups: Batch,
     label: str,
@@ -284,6 +290,10 @@ def _checked(values: Numbers) -> Numbers:
                         f"rewards: group {n}, attempt {g}, turn {t}: expected a finite number, got {value}"
                     )
     return values
+
+
+def _is_value(credit: str | Credit) -> bool:
+    return isinstance(credit, Credit) and credit.channel == "value"
 
 
 def _outcome(episode: Episode) -> float:

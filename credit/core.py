@@ -19,9 +19,11 @@ Advantages = list[list[list[Any]]]
 """``[N][G][T]``: for each group of a batch the advantages of its turns."""
 Estimator = Callable[[Sequence[Sequence[Episode]]], Advantages]
 """All groups of a batch to advantages: a pure function."""
-Channel = Literal["reward", "joint", "separate", "gate", "loss"]
+Channel = Literal["reward", "joint", "separate", "gate", "loss", "value"]
 """Where the signal enters (docs/credit.md): added to the reward, normalised with the outcome, normalised on its own,
-deciding whether another counts, or an auxiliary loss."""
+deciding whether another counts, an auxiliary loss, or what was expected of the state: a baseline, no reward."""
+Level = Literal["turn", "token", "episode"]
+"""What gets a number of its own."""
 
 
 class Credit:
@@ -39,6 +41,15 @@ class Credit:
     channel: ClassVar[Channel] = "reward"
     includes_outcome: ClassVar[bool] = False
     """Whether the numbers already contain the outcome, so that it must not be added again."""
+    level: ClassVar[Level] = "turn"
+    paper: ClassVar[str] = ""
+    """``arXiv 2508.10548``, or what else names the source."""
+    trains: ClassVar[bool] = False
+    """Whether ``fit`` trains a model of the method's own."""
+    pair: ClassVar[str] = "turn"
+    """The estimator that the method's paper pairs it with: its id in ``methods.TABLE``."""
+    version: ClassVar[int] = 1
+    """Of what ``state_dict`` returns; a saved state of another version is refused."""
 
     live: bool = False
     """Whether the method overrides ``on_turn`` and so is asked during play. Set by the class statement."""
@@ -83,27 +94,85 @@ class Scorer(Protocol):
 
 
 class TokenModel(Protocol):
-    """A trainable model over the tokens of episodes; tensors carry gradient."""
+    """A trainable model over the tokens of episodes; its tensors carry gradient unless ``torch.no_grad`` is on."""
 
-    def token_logprobs(self, episodes: Sequence[Episode]) -> Any:
+    size: int
+    """D, the width of a hidden state."""
+    vocab: int
+    """V, the width of the logits."""
+
+    def token_logprobs(self, episodes: Sequence[Episode]) -> list[list[Any]]:
         """Return ``[E][T][A]`` log-probabilities in nats of the sampled tokens."""
         ...
 
-    def turn_states(self, episodes: Sequence[Episode]) -> Any:
-        """Return ``[E][T, D]`` the hidden state at each turn's last token."""
+    def token_states(self, episodes: Sequence[Episode], *, logits: bool = False) -> list[list[Any]]:
+        """Return ``[E][T][A, D]`` the hidden state at each sampled token (``[A, V]`` the logits instead)."""
+        ...
+
+    def turn_states(self, episodes: Sequence[Episode], *, logits: bool = False) -> list[Any]:
+        """Return ``[E][T, D]`` the hidden state at each turn's last token (``[T, V]`` the logits instead)."""
+        ...
+
+    def adopt(self, head: Any) -> Any:
+        """Move a ``torch.nn.Module`` to the model's device and train and save it with the model; return it."""
+        ...
+
+    def total(self, number: float) -> float:
+        """Return the sum of a number over all ranks: a loss is a sum divided by such a total."""
         ...
 
     def step(self, loss: Any) -> dict[str, float]:
-        """Take a train step on ``loss``."""
+        """Take a train step on ``loss``, this rank's share of a sum over all ranks; return metrics."""
         ...
 
-    def save(self, path: str) -> None:
-        """Write the model to a folder."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, heads and optimizer, so that training goes on bit for bit."""
         ...
 
-    def load(self, path: str) -> None:
-        """Read the model from a folder."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
         ...
+
+
+class Annotator(Protocol):
+    """A language model that answers prompts about what happened."""
+
+    def annotate(self, prompts: Sequence[Sequence[Message]]) -> list[str]:
+        """Return ``[N]`` the answer to each chat.
+
+        Raises:
+            MachineError: It does not answer.
+        """
+        ...
+
+
+class Replay(Protocol):
+    """Goes back to recorded states and plays on from there with the present policy."""
+
+    def branches(self, starts: Sequence[tuple[Episode, int]], n: int) -> list[list[Episode]]:
+        """Return ``[S][n]`` episodes: from the state before turn t of each ``(episode, t)``, to their ends.
+
+        An episode that failed or was not scored is left out.
+        """
+        ...
+
+
+def saved(credit: Credit) -> dict[str, Any]:
+    """Return a method's state with its name and version, for a checkpoint."""
+    return {"name": credit.name, "version": credit.version, "state": credit.state_dict()}
+
+
+def restore(credit: Credit, state: dict[str, Any]) -> None:
+    """Take back what ``saved`` returned.
+
+    Raises:
+        ValueError: It is of another method or another version of it.
+    """
+    theirs, ours = ((state.get("name"), state.get("version")), (credit.name, credit.version))
+    if theirs != ours:
+        told = "the saved state is of {!r}, version {}; expected {!r}, version {}".format(*theirs, *ours)
+        raise ValueError(f"{credit.name}: {told}")
+    credit.load_state_dict(state["state"])
 
 
 def overrides(credit: Credit, moment: str) -> bool:

@@ -23,6 +23,8 @@ class Dense(Credit):
     name: ClassVar[str] = "dense"
     needs: ClassVar[frozenset[str]] = frozenset({"reward_components", "outcome"})
     includes_outcome: ClassVar[bool] = True
+    paper: ClassVar[str] = "arXiv 2510.01132"
+    pair: ClassVar[str] = "rloo"
 
     def __init__(self, *, term: str = "score", max_total: float = 1.0, sparse: bool = False) -> None:
         self.term = term

@@ -60,6 +60,8 @@ class GRA(Credit):
     needs: ClassVar[frozenset[str]] = frozenset({"reward_components", "outcome"})
     channel: ClassVar[Channel] = "gate"
     includes_outcome: ClassVar[bool] = True
+    paper: ClassVar[str] = "arXiv 2508.10548"
+    pair: ClassVar[str] = "grpo"
 
     def __init__(
         self,

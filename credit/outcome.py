@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from milepost.credit.core import Credit, Rewards
+from milepost.credit.core import Credit, Level, Rewards
 from milepost.envs.core import Episode
 
 
@@ -18,6 +18,8 @@ class Outcome(Credit):
     name: ClassVar[str] = "outcome"
     needs: ClassVar[frozenset[str]] = frozenset({"outcome"})
     includes_outcome: ClassVar[bool] = True
+    level: ClassVar[Level] = "episode"
+    pair: ClassVar[str] = "rloo"
 
     def on_group(self, group: Sequence[Episode]) -> Rewards:
         """[G][T] None, and the outcome at the end (None where it was not scored)."""

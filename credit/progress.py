@@ -25,6 +25,7 @@ class Progress(Credit):
 
     name: ClassVar[str] = "progress"
     needs: ClassVar[frozenset[str]] = frozenset({"potential"})
+    paper: ClassVar[str] = "Ng, Harada, Russell 1999"
 
     def __init__(
         self,

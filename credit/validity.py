@@ -17,6 +17,7 @@ class Validity(Credit):
 
     name: ClassVar[str] = "validity"
     needs: ClassVar[frozenset[str]] = frozenset({"valid"})
+    paper: ClassVar[str] = "arXiv 2505.10978"
 
     def __init__(self, penalty: float = 0.1) -> None:
         self.penalty = penalty

@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from episodes_by_hand import episode
 
 from milepost.credit import advantage, normalise
+from milepost.credit.made import episode
 from milepost.credit.returns import broadcast, gae, return_to_go, token_gae, turn_ends
 from milepost.envs.core import ContractError, Groups
 

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from episodes_by_hand import episode
 
 from milepost.credit.core import Credit, Rewards, assign, overrides
 from milepost.credit.gra import GRA
-from milepost.credit.methods import TABLE, resolve
+from milepost.credit.made import episode
+from milepost.credit.cards import NEEDS, card_of
+from milepost.credit.methods import TABLE, look_up, resolve
 from milepost.credit.progress import Progress
 from milepost.envs.core import ContractError, Episode, groups_of
 
@@ -96,8 +97,10 @@ def test_only_a_method_that_overrides_on_turn_is_live():
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_every_name_of_the_table_gives_a_method_with_that_label(name: str):
-    assert resolve(name).label == name
+def test_every_name_of_the_table_is_the_id_on_its_card(name: str):
+    card = card_of(look_up(name))
+    assert card.id == name
+    assert card.needs <= NEEDS
 
 
 def test_options_reach_the_method():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from episodes_by_hand import episode
 
 from milepost.credit import advantage
 from milepost.credit.core import assign
 from milepost.credit.diagnostics import metrics
 from milepost.credit.gra import GRA
+from milepost.credit.made import episode
 from milepost.envs.core import Groups
 
 

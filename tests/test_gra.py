@@ -6,11 +6,11 @@ import pickle
 from typing import Any
 
 import pytest
-from episodes_by_hand import episode
 
 from milepost.credit import advantage
 from milepost.credit.core import assign
 from milepost.credit.gra import DRA, GRA, SWE_PROFILE
+from milepost.credit.made import episode
 from milepost.envs.core import ContractError, Groups, Stop
 
 INF, NAN = float("inf"), float("nan")

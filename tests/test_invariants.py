@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from episodes_by_hand import episode
 from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.credit import advantage, normalise
 from milepost.credit.advantage import Returns
 from milepost.credit.gra import DRA, GRA
+from milepost.credit.made import episode
 
 Rows = list[list[float]]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-from episodes_by_hand import episode
 
 from milepost.credit import advantage
 from milepost.credit.core import Credit, assign
 from milepost.credit.dense import Dense
+from milepost.credit.made import episode
 from milepost.credit.outcome import Outcome
 from milepost.credit.progress import Progress
 from milepost.credit.validity import Validity

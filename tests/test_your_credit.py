@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from episodes_by_hand import episode
 
 from milepost.credit import advantage, diagnostics
 from milepost.credit.core import assign
+from milepost.credit.made import episode
 from milepost.credit.methods import resolve
 from milepost.envs.core import Episode
 

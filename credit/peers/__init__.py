@@ -1,0 +1,1 @@
+"""Methods that users look for beside the core ones; one a file."""
