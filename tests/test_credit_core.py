@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from milepost.credit.cards import NEEDS, card_of
 from milepost.credit.core import Credit, Rewards, assign, overrides
 from milepost.credit.gra import GRA
 from milepost.credit.made import episode
-from milepost.credit.cards import NEEDS, card_of
 from milepost.credit.methods import TABLE, look_up, resolve
 from milepost.credit.progress import Progress
 from milepost.envs.core import ContractError, Episode, groups_of
