@@ -26,12 +26,13 @@ from milepost.agents.local.policy import LocalPolicy
 from milepost.agents.objective import Objective
 from milepost.agents.progress import bar
 from milepost.agents.trainer import Trainer
-from milepost.credit import methods
-from milepost.credit.core import Credit
+from milepost.credit.core import Credit, restore, saved
 from milepost.envs.core import Episode, Task
 from milepost.envs.files import clear_when_full
 from milepost.envs.runs import Run, read_run, write_json
+from milepost.recipes.estimate import paired
 from milepost.recipes.games import Games
+from milepost.recipes.parts import credits_of
 from milepost.recipes.report import plot, table
 from milepost.recipes.report.stats import wilson
 from milepost.recipes.usage import Usage, give_back
@@ -74,7 +75,7 @@ class Guide:
             raise
 
     def _prepare(self) -> None:
-        self.credits = [credit(name) for name in self.args.credit]
+        self.estimator, names = paired(self.args.estimator, self.args.credit)
         self.games = Games(self.args)
         with self.usage.timed("games"):
             if self.rank == 0:
@@ -83,6 +84,7 @@ class Guide:
         self.missing = self.games.missing()
         """Stage to what the environment does not have and the stage needs."""
         self.policy = self._policy()
+        self.credits = credits_of(names, self.policy, seed=self.args.seed, lr=self.args.credit_lr)
         self._restore()
 
     def __enter__(self) -> Guide:
@@ -181,7 +183,7 @@ class Guide:
     def keep(self, groups: Sequence[Sequence[Episode]]) -> None:
         """Write what was assigned after play beside the episodes."""
         for label in [c.label for c in self.credits if not c.live] + ["advantage"]:
-            self.run.write_credit(label, groups, {"settings": self.args.credit, "estimator": self.args.estimator})
+            self.run.write_credit(label, groups, {"settings": self.args.credit, "estimator": self.estimator})
 
     def save(self) -> Path:
         """Write a checkpoint: from here a resumed run goes on."""
@@ -193,7 +195,7 @@ class Guide:
             "peak": self.usage.peak_rss_bytes,
         }
 
-        credits_of_ranks = distributed.gather([c.state_dict() for c in self.credits])
+        credits_of_ranks = distributed.gather([saved(c) for c in self.credits])
 
         def write(folder: Path) -> None:
             write_json(folder / "state.json", state)
@@ -298,15 +300,15 @@ class Guide:
         own = folder / credits_file(self.rank)  # absent where more processes go on than began
         try:
             state = json.loads((folder / "state.json").read_text())
-            saved = torch.load(own if own.exists() else folder / credits_file(0), weights_only=True)
+            states = torch.load(own if own.exists() else folder / credits_file(0), weights_only=True)
         except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError) as error:
             raise ValueError(f"{folder} is not a whole checkpoint: {error}") from error
         self.done, training = state["done"], state["training"]
         if checkpoint:
             self.n_saves = int(checkpoint.name)
             self.usage.seconds, self.usage.peak_rss_bytes = state["seconds"], state["peak"]
-            for method, its in zip(self.credits, saved, strict=True):
-                method.load_state_dict(its)
+            for method, its in zip(self.credits, states, strict=True):
+                restore(method, its)
         if training:
             self._trainer(training).load(folder / "trainer.safetensors")
         if checkpoint:
@@ -352,11 +354,6 @@ def plain(args: Args) -> dict[str, Any]:
     """Return the settings that make two runs the same, as ``run.json`` has them."""
     told = {key: value for key, value in asdict(args).items() if key != "device"}
     return dict(json.loads(json.dumps(told, default=str)))
-
-
-def credit(name: str) -> Credit:
-    """Return a credit method as this recipe sets it: progress counts in shares of the way to the goal."""
-    return methods.resolve(name, **({"scale": "initial"} if name == "progress" else {}))
 
 
 def credits_file(rank: int) -> str:

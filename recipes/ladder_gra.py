@@ -34,7 +34,7 @@ from milepost.agents.samples import Sample, to_samples
 from milepost.agents.scripted import RandomPolicy
 from milepost.agents.trainer import Trainer
 from milepost.credit import advantage, methods
-from milepost.credit.core import Credit, assign
+from milepost.credit.core import Credit, assign, restore, saved
 from milepost.envs.core import Episode, Task, groups_of
 from milepost.envs.runs import Run
 from milepost.recipes.cli import parse
@@ -82,7 +82,7 @@ def main(args: Args) -> None:
         policy = new_policy(args, run.path / "untrained")
         trainer = Trainer(policy, lr=args.lr, max_tokens=4096, seed=args.seed)
         if checkpoint := run.rewind():
-            credit.load_state_dict(torch.load(checkpoint / "credit.pt", weights_only=True))
+            restore(credit, torch.load(checkpoint / "credit.pt", weights_only=True))
             trainer.load(checkpoint / "trainer.safetensors")
         else:
             if run.resumed:
@@ -112,7 +112,7 @@ def main(args: Args) -> None:
 def save(trainer: Trainer, credit: Credit, folder: Path) -> None:
     """Write what a resumed run needs to go on as if never stopped."""
     trainer.save(folder / "trainer.safetensors")
-    torch.save(credit.state_dict(), folder / "credit.pt")
+    torch.save(saved(credit), folder / "credit.pt")
 
 
 def new_policy(args: Args, folder: Path) -> LocalPolicy:

@@ -30,6 +30,7 @@ from milepost.credit import advantage, diagnostics
 from milepost.credit.core import assign
 from milepost.envs.core import groups_of
 from milepost.recipes.cli import parse
+from milepost.recipes.estimate import estimate
 from milepost.recipes.guide import Guide
 
 
@@ -56,9 +57,12 @@ class Args:
     lora: int = 16
     """Rank of the adapters on all projections; 0 trains every weight."""
     credit: tuple[str, ...] = ("progress", "validity")
-    """What turns earn: methods of ``milepost.credit`` or ``module:Class``; ``outcome`` for the outcome alone."""
-    estimator: Literal["turn", "rloo", "grpo"] = "turn"
-    """Return-to-go minus the other attempts alive at that turn; or one number per episode, by RLOO or GRPO."""
+    """What turns earn: methods of ``milepost credit list`` or ``module:Class``; ``outcome`` for the outcome alone."""
+    estimator: str = "auto"
+    """``turn``: return-to-go minus the other attempts alive at that turn; any estimator of ``milepost credit list``;
+    ``auto``: the one that the credit's paper pairs it with, else ``turn``."""
+    credit_lr: float = 1e-4
+    """Learning rate of the models that credit methods train."""
     gamma: float = 0.9
     """Discount per turn, not per token."""
     warmup_updates: int = 40
@@ -147,16 +151,7 @@ def reinforce(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
     args, credits = guide.args, guide.credits
     groups = groups_of(guide.play(guide.batch("rl", update, args.games, args.group), guide.policy, credits))
     metrics = assign(credits, groups)
-    if groups:
-        rewards = advantage.rewards(groups, credits)
-        match args.estimator:
-            case "turn":
-                advantages = advantage.turn_rtg(rewards, args.gamma)
-            case "rloo":
-                advantages = advantage.rloo(rewards)
-            case "grpo":
-                advantages = advantage.grpo(rewards)
-        advantage.write(groups, advantages)
+    advantage.write(groups, estimate(guide.estimator, groups, credits, args.gamma))
     metrics |= diagnostics.metrics(groups, credits)
     metrics |= trainer.update([s for group in groups for episode in group for s in to_samples(episode)])
     for credit in credits:

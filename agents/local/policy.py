@@ -98,6 +98,8 @@ class LocalPolicy:
         """``forks``, and tokens ``fed``, ``cached`` and ``sampled``, so far."""
         self._rows: dict[tuple[str, str], _Row] = {}
         self._engine = Engine(merged(model))
+        self.keep_states = True
+        """Whether ``forget`` keeps what ``listen`` asks for; switch it off for episodes that are not trained on."""
         self._layer: int | None = None
         self._below: dict[tuple[str, str], tuple[list[int], Tensor]] = {}
         """The tokens of a row and what entered ``_layer`` for them."""
@@ -132,7 +134,7 @@ class LocalPolicy:
         keys = [key for key in self._rows if key[0] in gone]
         for key in keys:
             row = self._rows.pop(key)
-            if (states := self._engine.states(key)) is not None:
+            if self.keep_states and (states := self._engine.states(key)) is not None:
                 self._below[key] = row.ids, states
         self._engine.forget(keys)
 
