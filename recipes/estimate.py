@@ -36,7 +36,8 @@ def estimate(name: str, groups: Sequence[Sequence[Episode]], credits: Sequence[C
     for what, labels, kind in (("label", earned, "method that says what turns earned"), ("values", expected, "critic")):
         if what in takes and not labels:
             raise ValueError(f"--estimator {name} needs a {kind} in --credit")
-        given |= {what: label for label in labels[:1]}
+        if labels:
+            given[what] = labels[0]
     found: Advantages = estimator(**{key: value for key, value in given.items() if key in takes})
     return found
 
