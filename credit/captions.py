@@ -55,6 +55,8 @@ class ONI(Credit):
     ) -> None:
         if exponent < 0:
             raise ValueError(f"{self.name}: exponent: expected at least 0, got {exponent}")
+        if unknown := queue.keys() - {"batch", "capacity", "every", "background"}:
+            raise ValueError(f"{self.name} has no option {min(unknown)!r}")
         self.annotator, self.llm_coef, self.exponent, self.goal = annotator, llm_coef, exponent, goal
         self.caption, self.skip_blank, self.max_labels, self.seed = caption, skip_blank, max_labels, seed
         self.labels: dict[Item, tuple[float, ...]] = {}

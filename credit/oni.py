@@ -64,7 +64,9 @@ class Learned(ONI):
         metrics = super().fit(groups)
         if metrics[f"credit/{self.label}/annotated"]:
             self.model = self.model or self._new_model()
-            targets = [label if len(item) > 1 else label[0] for item, label in self.labels.items()]
+            targets: list[float | tuple[float, ...]] = [
+                label if len(item) > 1 else label[0] for item, label in self.labels.items()
+            ]
             metrics[f"credit/{self.label}/loss"] = self.model.fit(list(self.labels), targets)
             self._scores = {}
         return metrics
@@ -96,14 +98,15 @@ class Classification(Learned):
 
     def __init__(self, *, eta: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
-        self.eta = eta
+        if not 0 < eta < 1:
+            raise ValueError(f"oni_classification: eta: expected a probability between 0 and 1, got {eta}")
+        self.log_odds = math.log(eta / (1 - eta))
 
     def intrinsic(self, captions: Sequence[str]) -> list[float]:
         """[n] 1 where progress is more likely than ``eta``; NaN where the network says NaN."""
         if self.model is None:
             return [0.0] * len(captions)
-        p = 1 / (1 + np.exp(-np.array(self.scores(captions))))
-        return np.where(np.isnan(p), p, p > self.eta).tolist()
+        return [score if math.isnan(score) else float(score > self.log_odds) for score in self.scores(captions)]
 
 
 class Ranking(Learned):
@@ -172,7 +175,8 @@ class Ranking(Learned):
             self.queue.offer((first, second))
 
     def _prompt(self, item: Item) -> list[Message]:
-        return prompts.ranking(*item, goal=self.goal)
+        first, second = item
+        return prompts.ranking(first, second, self.goal)
 
     def _read(self, answer: str) -> tuple[tuple[float, ...], bool]:
         return prompts.read_ranking(answer)
@@ -184,4 +188,4 @@ class Ranking(Learned):
 
 def thresholded(values: Floats, threshold: float) -> list[float]:
     """[n] the values that exceed the threshold, 0 for the others; NaN stays."""
-    return np.where(values <= threshold, 0.0, values).tolist()
+    return [float(x) for x in np.where(values <= threshold, 0.0, values)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -130,7 +131,7 @@ class CaptionModel:
             found += self.network(self.network.encode(captions[start : start + self.batch])).tolist()
         return found
 
-    def fit(self, items: Sequence[tuple[str, ...]], labels: Sequence[Sequence[float]]) -> float:
+    def fit(self, items: Sequence[tuple[str, ...]], labels: Sequence[float | Sequence[float]]) -> float:
         """Take the train steps on labelled captions or pairs; return the mean loss, in nats."""
         self.network.train()
         total = 0.0
@@ -146,7 +147,7 @@ class CaptionModel:
                 classification_loss(scores, target) if self.head == "classification" else ranking_loss(scores, target)
             )
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
             self.optimizer.step()
@@ -155,13 +156,13 @@ class CaptionModel:
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, optimizer and the count of train steps."""
-        network = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        return {"network": network, "optimizer": self.optimizer.state_dict(), "n_steps": self.n_steps}
+        own = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "n_steps": self.n_steps}
+        return deepcopy(own)  # else training on would change what was saved
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.n_steps = state["n_steps"]
 
     @contextmanager
@@ -169,5 +170,9 @@ class CaptionModel:
         """Draw from ``seed`` and ``n``, and leave the process's generators as they were."""
         gpus = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus):
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, n]).generate_state(1, np.uint64)[0]) >> 1)
+            seed = int(np.random.SeedSequence([self.seed, n]).generate_state(1)[0])
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the generators of other devices
+            for gpu in gpus:
+                with torch.cuda.device(gpu):
+                    torch.cuda.manual_seed(seed)
             yield

@@ -90,7 +90,7 @@ def judgements(gold: list[bool], predicted: list[bool]) -> dict[str, Any]:
 def bonuses(terminated: dict[str, list[int]], env_reward: list[float], bonus: dict[str, float]) -> dict[str, Any]:
     answers = [json.dumps(dict(zip(terminated, turn, strict=True))) for turn in zip(*terminated.values(), strict=True)]
     modes: tuple[Mode, ...] = ("every_termination", "first_only")
-    found = {}
+    found: dict[str, Any] = {}
     for mode in modes:
         texts = [f"move {t}" for t in range(len(answers))]
         played = episode(texts=texts, credit={"env": env_reward}, at_reset={"subgoals": list(terminated)})
