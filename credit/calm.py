@@ -138,7 +138,8 @@ class CALM(Credit):
             if not names:
                 raise ContractError(f"calm needs info['subgoals'] from reset; {episode.env_id} gave none")
             return list(names)
-        key = f"{episode.env_id} {episode.info.get('task_id') or episode.task or episode.group}"
+        ids = (episode.info.get("task_id"), episode.task, episode.seed, episode.group)
+        key = f"{episode.env_id} {next(id for id in ids if id is not None)}"
         if key not in self.identified and episode.turns:
             (answer,) = self._ask([prompts.identify(self._view(episode, 0), **self._texts(episode))])
             if names := prompts.read_subgoals(answer or ""):
