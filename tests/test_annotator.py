@@ -78,7 +78,7 @@ def test_too_few_answers_stop_the_run():
 @pytest.mark.parametrize("name", ["batch", "capacity", "every"])
 def test_sizes_below_one_are_refused(name: str):
     with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
-        Queue(**{name: 0})
+        queue(**{name: 0})
 
 
 def test_in_the_background_nobody_waits_and_answers_come_with_a_later_call():

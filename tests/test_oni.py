@@ -301,12 +301,21 @@ def test_the_classifier_learns_captions_that_a_word_tells_apart():
     method = Classification(annotator=likes("gold"), every=1, model=TINY, llm_coef=1.0, exponent=0.0)
     good, bad = [f"{n} pieces of gold" for n in range(12)], [f"{n} grey walls" for n in range(12)]
     row(method, *good, *bad)
-    for _ in range(2):
-        losses = method.fit([])
-        row(method, "trigger more gold", "trigger more walls")
-    assert losses["credit/oni_classification/loss"] < 0.3
+    method.fit([])
+    row(method, *(f"{n} doors" for n in range(12)))
+    assert method.fit([])["credit/oni_classification/loss"] < 0.3
     assert row(method, *good, *bad) == [1.0] * 12 + [0.0] * 12
     assert row(method, "77 pieces of gold", "77 grey walls") == [1.0, 0.0], "it generalises to what it never saw"
+
+
+def test_what_was_scored_before_a_training_is_scored_anew_after_it():
+    method = Classification(annotator=likes("gold"), every=1, batch=1, model=TINY)
+    row(method, "gold", "wall")
+    method.fit([])
+    before = method.scores(["gold"])
+    assert method.scores(["gold"]) == before
+    method.fit([])
+    assert method.scores(["gold"]) != before
 
 
 def test_the_ranker_learns_which_caption_is_worth_more():
