@@ -102,17 +102,23 @@ class CALM(Credit):
 
     def _verdicts(self, group: Sequence[Episode], names: list[list[str]]) -> list[Verdict | None]:
         """[sum of T] the judgement of every transition; the same transition is asked about once."""
-        asked = [(self._prompt(e, t, n), n) for e, n in zip(group, names, strict=True) for t in range(len(e.turns))]
+        asked: list[tuple[str, ...]] = []
+        chats: dict[tuple[str, ...], list[Message]] = {}
+        for episode, own in zip(group, names, strict=True):
+            views, texts = [self._view(episode, t) for t in range(len(episode.turns) + 1)], self._texts(episode)
+            for t, turn in enumerate(episode.turns):
+                transition = (*own, texts["task"], views[t], turn.action.text, views[t + 1])
+                asked.append(transition)
+                if own and transition not in chats:
+                    chats[transition] = prompts.transition(own, views[t], turn.action.text, views[t + 1], **texts)
+        read: dict[tuple[str, ...], tuple[Verdict, bool]] = {}
+        for transition, answer in zip(chats, self._ask(list(chats.values())), strict=True):
+            if answer is not None:
+                read[transition] = prompts.read_transition(answer, transition[:-4])
         self._counts["asked"] += len(asked)
-        chats = {_key(chat): chat for chat, n in asked if n}
-        answers = dict(zip(chats, self._ask(list(chats.values())), strict=True))
-        verdicts: list[Verdict | None] = []
-        for chat, n in asked:
-            answer = answers.get(_key(chat))
-            verdict, failed = prompts.read_transition(answer or "", n)
-            self._counts["unjudged" if answer is None else "unparsed"] += answer is None or failed
-            verdicts.append(None if answer is None else verdict)
-        return verdicts
+        self._counts["unjudged"] += sum(transition not in read for transition in asked)
+        self._counts["unparsed"] += sum(read[transition][1] for transition in asked if transition in read)
+        return [read[transition][0] if transition in read else None for transition in asked]
 
     def _ask(self, chats: list[list[Message]]) -> list[str | None]:
         """[n] the answers; None for the chats of a batch that the annotator failed at."""
@@ -138,7 +144,8 @@ class CALM(Credit):
             if not names:
                 raise ContractError(f"calm needs info['subgoals'] from reset; {episode.env_id} gave none")
             return list(names)
-        key = f"{episode.env_id} {episode.info.get('task_id') or episode.task or episode.group}"
+        ids = (episode.info.get("task_id"), episode.task, episode.seed, episode.group)
+        key = f"{episode.env_id} {next(id for id in ids if id is not None)}"
         if key not in self.identified and episode.turns:
             (answer,) = self._ask([prompts.identify(self._view(episode, 0), **self._texts(episode))])
             if names := prompts.read_subgoals(answer or ""):
@@ -146,10 +153,6 @@ class CALM(Credit):
             else:
                 self._counts["unidentified"] += 1
         return self.identified.get(key, [])
-
-    def _prompt(self, episode: Episode, t: int, names: list[str]) -> list[Message]:
-        before, after = self._view(episode, t), self._view(episode, t + 1)
-        return prompts.transition(names, before, episode.turns[t].action.text, after, **self._texts(episode))
 
     def _texts(self, episode: Episode) -> dict[str, str]:
         told = episode.instructions
@@ -177,7 +180,3 @@ def _text(observation: Observation) -> str:
     if isinstance(observation, str):
         return observation
     return "\n".join([*(r.get("text", "") for r in observation.get("results", ())), observation.get("text", "")])
-
-
-def _key(chat: list[Message]) -> str:
-    return str(chat[-1]["content"])

@@ -79,9 +79,10 @@ class Learned(ONI):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
         super().load_state_dict(state)
-        self.model = None if state["model"] is None else self._new_model()
-        if self.model is not None:
-            self.model.load_state_dict(state["model"])
+        self.model = None
+        if (model := state["model"]) is not None:
+            self.model = self._new_model()
+            self.model.load_state_dict(model)
         self._scores = dict(state["scores"])
 
     def _new_model(self) -> CaptionModel:

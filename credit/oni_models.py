@@ -74,7 +74,7 @@ class CharCNN(nn.Module):
         """Return ``[B, S]`` the bytes of captions, zeros behind their ends."""
         ids = np.zeros((len(captions), self.length), np.int64)
         for row, caption in zip(ids, captions, strict=True):
-            found = np.frombuffer(caption.encode("utf-8", "replace")[: self.length], np.uint8)
+            found = np.frombuffer(caption.encode("utf-8", "replace")[: self.length], np.uint8).astype(np.int64)
             row[: len(found)] = found % self.symbols
         return torch.from_numpy(ids).to(self.embedding.weight.device)
 
@@ -151,7 +151,7 @@ class CaptionModel:
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
             self.optimizer.step()
-            total += float(loss)
+            total += loss.item()
         return total / self.steps
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from milepost.envs.core import Message
@@ -30,6 +31,9 @@ Message: You stop. There is a wall in the way.
 Analysis: The move had no effect. BAR
 Message: The jackal bites!
 Analysis: The player lost health and gained nothing. BAR"""
+
+
+_DECODER = json.JSONDecoder()
 
 
 def goal_text(goal: str) -> str:
@@ -86,7 +90,6 @@ def transition(
     task: str = "",
 ) -> list[Message]:
     """Return the chat that asks which sub-goals one transition achieved; empty parts are left out."""
-    form = json.dumps(dict.fromkeys(subgoals, False), ensure_ascii=False)
     return _chat(
         "You watch an agent and decide, for each of its sub-goals, whether its last action achieved it.",
         _titled("Environment", environment),
@@ -97,7 +100,7 @@ def transition(
         _titled("Action", _quoted(action)),
         _titled("After the action", _quoted(after)),
         "A sub-goal is achieved if it did not hold before the action and holds after it. Answer with a JSON object that"
-        f" has true or false for each sub-goal, and nothing else:\n{form}",
+        f" has true or false for each sub-goal, and nothing else:\n{_form(tuple(subgoals))}",
     )
 
 
@@ -119,23 +122,22 @@ def read_transition(answer: str, subgoals: Sequence[str]) -> tuple[dict[str, boo
     Read are the last JSON object that names a sub-goal, and yes, true, 1, no, false, 0 alone where there is only one
     sub-goal, whatever the case.
     """
+    names = [_plain(name) for name in subgoals]
     found: Mapping[str, Any] = {}
-    for start in reversed([m.start() for m in re.finditer(r"\{", answer)][-16:]):
+    for start in _starts(answer, "{"):
         value = _json(answer, start)
-        if isinstance(value, dict) and (known := {_plain(k): v for k, v in value.items()}).keys() & set(
-            map(_plain, subgoals)
-        ):
+        if isinstance(value, dict) and (known := {_plain(k): v for k, v in value.items()}).keys() & set(names):
             found = known
             break
-    if not found and len(subgoals) == 1:
-        found = {_plain(subgoals[0]): answer}
-    read = {name: _yes(found.get(_plain(name))) for name in subgoals}
-    return {name: bool(value) for name, value in read.items()}, None in read.values()
+    if not found and len(names) == 1:
+        found = {names[0]: answer}
+    read = [_yes(found.get(name)) for name in names]
+    return {name: bool(value) for name, value in zip(subgoals, read, strict=True)}, None in read
 
 
 def read_subgoals(answer: str) -> list[str]:
     """Return the names in the answer's last JSON list of texts, each once; none if there is no such list."""
-    for start in reversed([m.start() for m in re.finditer(r"\[", answer)][-16:]):
+    for start in _starts(answer, "["):
         value = _json(answer, start)
         if isinstance(value, list) and value and all(isinstance(name, str) and name.strip() for name in value):
             return list(dict.fromkeys(name.strip() for name in value))
@@ -151,11 +153,25 @@ def _plain(value: object) -> str:
     return str(value).strip(" \t\r\n.!\"'`*").lower() if not isinstance(value, int) or abs(value) < 10 else ""
 
 
+def _starts(text: str, bracket: str) -> Iterator[int]:
+    """Yield where JSON may begin: the last 16 places, the last one first, so that hostile text costs little."""
+    at = len(text)
+    for _ in range(16):
+        if (at := text.rfind(bracket, 0, at)) < 0:
+            return
+        yield at
+
+
 def _json(text: str, start: int) -> Any:
     try:
-        return json.JSONDecoder().raw_decode(text, start)[0]
+        return _DECODER.raw_decode(text, start)[0]
     except (ValueError, RecursionError):
         return None
+
+
+@lru_cache(1024)
+def _form(subgoals: tuple[str, ...]) -> str:
+    return json.dumps(dict.fromkeys(subgoals, False), ensure_ascii=False)
 
 
 def _chat(system: str, *parts: str) -> list[Message]:

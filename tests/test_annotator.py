@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from judges import Broken, Judge, Slow
 
 from milepost.credit import prompts
 from milepost.credit.annotator import Item, Queue
 from milepost.envs.core import ContractError, Message
-from tests.judges import Broken, Judge, Slow
 
 
 def chat(item: Item) -> list[Message]:
@@ -78,7 +78,7 @@ def test_too_few_answers_stop_the_run():
 @pytest.mark.parametrize("name", ["batch", "capacity", "every"])
 def test_sizes_below_one_are_refused(name: str):
     with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
-        Queue(**{name: 0})
+        queue(**{name: 0})
 
 
 def test_in_the_background_nobody_waits_and_answers_come_with_a_later_call():
@@ -145,7 +145,9 @@ def test_a_preference_is_the_field_and_else_a_tie(answer: str, label: tuple[floa
     assert prompts.read_ranking(answer) == (label, failed)
 
 
-@pytest.mark.parametrize("word", ["yes", "True", "1", "YES.", '"true"', '{"key": true}', '{"Key": 1}', '{"key": "Yes"}'])
+@pytest.mark.parametrize(
+    "word", ["yes", "True", "1", "YES.", '"true"', '{"key": true}', '{"Key": 1}', '{"key": "Yes"}']
+)
 def test_one_sub_goal_is_achieved_by_a_yes_in_any_case(word: str):
     assert prompts.read_transition(word, ["key"]) == ({"key": True}, False)
 
@@ -157,8 +159,11 @@ def test_a_no_is_a_judgement(word: str):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "perhaps", "{", "[" * 100_000, '{"a":' * 50_000, '{"key": null}', '{"key": NaN}', "9" * 5000, "{" * 99, "\0\ud800"]
-    + ['{"key": ' + "9" * 5000 + "}", "[1]", '{"other": true}', '{"key": 1.0}', '{"key": {"key2": 1}}'],
+    [
+        *("", "perhaps", "{", "[" * 100_000, '{"a":' * 50_000, "9" * 5000, "{" * 99, "\0\ud800", "[1]"),
+        *('{"key": null}', '{"key": NaN}', '{"key": ' + "9" * 5000 + "}", '{"other": true}', '{"key": 1.0}'),
+        '{"key": {"key2": 1}}',
+    ],
 )
 def test_what_cannot_be_read_is_not_achieved_and_never_raises(text: str):
     assert prompts.read_transition(text, ["key"]) == ({"key": False}, True)
