@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -69,7 +70,8 @@ class AnswerCredit(Credit):
     def on_group(self, group: Sequence[Episode]) -> Rewards:
         """[G][T] the gains; None for the last turn (unless ``last``) and where there was nothing to score."""
         scores = self.scores(group)
-        return self.rows(group, [None if s is None else self.gains(s) for s in scores])
+        with np.errstate(all="ignore"):  # rows finds and counts what is not finite
+            return self.rows(group, [None if s is None else self.gains(s) for s in scores])
 
     def scores(self, group: Sequence[Episode]) -> list[Scores | None]:
         """[G] the scores of each attempt's states, from one call of the scorer.
@@ -112,7 +114,7 @@ class AnswerCredit(Credit):
         for episode, earned in zip(group, gains, strict=True):
             row: list[float | None] = [None] * len(episode.turns)
             for t, value in enumerate(() if earned is None else earned):
-                good = bool(np.isfinite(value))
+                good = math.isfinite(value)
                 if not good and self.strict:
                     raise ContractError(
                         f"{self.name}: episode {episode.id!r}, turn {t}: expected a finite gain, got {value}: the "
@@ -142,4 +144,4 @@ class AnswerCredit(Credit):
 
 def mean_logprob(logprobs: FloatArray) -> float:
     """Return the length-normalised log-likelihood, in nats a token; nan where no token was scored."""
-    return float(logprobs.sum()) / len(logprobs) if len(logprobs) else float("nan")
+    return float(logprobs.sum(dtype=np.float64)) / len(logprobs) if len(logprobs) else float("nan")

@@ -44,7 +44,8 @@ class R3(AnswerCredit):
                 f"{', '.join(map(str, sorted(lengths)))} tokens"
             )
         weights = token_weights(token_std(ends)) if ends else np.zeros(0)
-        return self.rows(group, [None if s is None else rises(s, weights) for s in found])
+        with np.errstate(all="ignore"):  # rows finds and counts what is not finite
+            return self.rows(group, [None if s is None else rises(s, weights) for s in found])
 
 
 def rises(scores: Scores, weights: Floats) -> list[float]:
