@@ -53,10 +53,11 @@ def attempts(n_turns: Sequence[int], outcomes: Sequence[float], **at_reset: Any)
     *("belief_log", "belief_prob", "info_gain_log", "info_gain_prob", "normalised_log_separate"),
     *("advantage_log_separate", "normalised_prob_joint", "advantage_prob_joint"),
 )
-def information_gain(answer_token_logprobs: list[list[Rows]], outcome: list[float], gamma: float) -> dict[str, Any]:
+def information_gain(answer_token_logprobs: list[Rows], outcome: list[float], gamma: float) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for belief, pools in (("log", "separate"), ("prob", "joint")):
-        method: Any = IGPO(scorer=Told([row for rows in answer_token_logprobs for row in rows]), belief=belief)  # type: ignore[arg-type]
+    variants: list[tuple[Any, Any]] = [("log", "separate"), ("prob", "joint")]
+    for belief, pools in variants:
+        method: Any = IGPO(scorer=Told([row for rows in answer_token_logprobs for row in rows]), belief=belief)
         group = attempts([len(rows) for rows in answer_token_logprobs], outcome)
         assign([method], [group])
         result[f"belief_{belief}"] = [
@@ -64,7 +65,7 @@ def information_gain(answer_token_logprobs: list[list[Rows]], outcome: list[floa
         ]
         result[f"info_gain_{belief}"] = [[t.credit["igpo"] for t in e.turns[:-1]] for e in group]
         for key, discount in (("normalised", 0.0), ("advantage", gamma)):
-            sums: Any = advantage.pooled([group], "igpo", pools=pools, gamma=discount, last="outcome")  # type: ignore[arg-type]
+            sums: Any = advantage.pooled([group], "igpo", pools=pools, gamma=discount, last="outcome")
             result[f"{key}_{belief}_{pools}"] = sums[0]
     return result
 
