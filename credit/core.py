@@ -88,8 +88,21 @@ class Credit:
 class Scorer(Protocol):
     """A model that scores given text."""
 
-    def logprobs(self, views: Sequence[Sequence[Message]], targets: Sequence[str]) -> list[FloatArray]:
-        """Return ``[N][L]`` log-probabilities in nats of each target's tokens as the answer to its view."""
+    def logprobs(
+        self,
+        views: Sequence[Sequence[Message]],
+        targets: Sequence[str],
+        *,
+        prefix: str = "",
+        suffix: str = "",
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> list[FloatArray]:
+        """Return ``[N][L]`` log-probabilities in nats of each target's tokens as the answer to its view.
+
+        The answer that is read is ``prefix + target + suffix``; L counts the tokens that hold a character of the
+        target. ``tools`` are those that all the views are shown with. A target that does not fit into the model's
+        context behind its view is a row of nan.
+        """
         ...
 
 

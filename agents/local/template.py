@@ -67,6 +67,29 @@ class Template:
                 ids += self.tokenizer.encode(part, add_special_tokens=False)
         return ids
 
+    def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of rendered text, as ``ids``, and of each the characters ``[from, to)`` it stands for.
+
+        Raises:
+            ValueError: The tokenizer does not know them; a fast one does.
+        """
+        if not self.tokenizer.is_fast:
+            raise ValueError("tokenizer: it keeps no offsets; load the fast one (use_fast=True)")
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        at = 0
+        for i, part in enumerate(self._private.split(text)):
+            if i % 2:
+                spelled = self.ids(part)
+                ids += spelled
+                spans += [(at, at + 1)] * len(spelled)
+            elif part:
+                found = self.tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
+                ids += found["input_ids"]
+                spans += [(at + start, at + end) for start, end in found["offset_mapping"]]
+            at += len(part)
+        return ids, spans
+
     def _message(self, message: Message) -> Message:
         texts = {key: value for key, value in message.items() if key != "role"}
         return {**message, **self._walk(texts)} if self._spelled.search(str(texts)) else message
