@@ -8,7 +8,7 @@ from milepost.credit.cards import method
 from milepost.credit.normalise import Singleton
 
 
-@method("loop", "estimator", level="episode", needs="outcome", paper="LOOP (leave-one-out PPO)")
+@method("loop", "estimator", level="episode", needs="outcome", paper="arXiv 2502.01600")
 def loop(rewards: Numbers, *, singleton: Singleton = "zero") -> Returns:
     """Return ``[N][G][T]`` each attempt's total less the mean of the others in its group: ``advantage.rloo``.
 
@@ -21,6 +21,6 @@ def loop(rewards: Numbers, *, singleton: Singleton = "zero") -> Returns:
     A clip is about a ratio's own size: one of a turn or sequence is that of the geometric mean of its tokens, so what
     is clipped is comparable between levels. With one epoch every ratio is 1, nothing is clipped, and this is RLOO.
 
-    Needs: an outcome. No division by a deviation: where the others are equal theirs is 0.
+    Source: Chen et al. 2025, arXiv 2502.01600. Needs: an outcome.
     """
     return advantage.rloo(rewards, singleton=singleton)
