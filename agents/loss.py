@@ -1,7 +1,7 @@
 """Losses on the tokens that were sampled; every one is a sum with weights fixed beforehand from the whole batch.
 
 Shape letters: B rows, L tokens of a row, N tokens with loss in a micro-batch (flat, in the order of their rows),
-S segments (tokens, turns or rows, whatever has one ratio).
+S segments (tokens, turns or rows, whatever has one ratio), V vocabulary.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def policy_loss(
         logprobs_N: Of the policy in training, in nats, with gradient.
         old_N: Of the policy that the ratio is taken against.
         advantages_N: Per token.
-        weights_N: See ``sequence_weights``, times ``importance`` where it is used.
+        weights_N: See ``sequence_weights``, times ``importance`` and ``importance_mask`` where they are used.
         segments_N: Segment of each token for a ratio per turn or sequence; None is a ratio per token.
         clip_low: How far below 1 a ratio still has a gradient.
         clip_high: How far above.
@@ -126,6 +126,26 @@ def importance(old_N: Tensor, sampler_N: Tensor, cap: float) -> Tensor:
     Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training".
     """
     return (old_N - sampler_N).exp().clamp(max=cap).detach()
+
+
+def importance_mask(
+    old_N: Tensor, sampler_N: Tensor, low: float, high: float, segments_N: Tensor | None = None
+) -> Tensor:
+    """[N] bool: whether ``p_trainer / p_sampler`` lies in ``[low, high]``: what lies outside is better left out.
+
+    With ``segments_N`` a turn or sequence is kept or left out as a whole, by the geometric mean of its tokens' ratios.
+    """
+    log_ratio_N = (old_N - sampler_N).detach()
+    if segments_N is not None:
+        log_ratio_N = segment_mean(log_ratio_N, segments_N)
+    ratio_N = log_ratio_N.exp()
+    return (ratio_N >= low) & (ratio_N <= high)
+
+
+def entropy(logits_NV: Tensor) -> Tensor:
+    """[N] the entropy in nats of the distribution that logits give, with gradient."""
+    logprobs_NV = logits_NV.log_softmax(-1)
+    return -(logprobs_NV.exp() * logprobs_NV).sum(-1)
 
 
 def kl_k2(logprobs_N: Tensor, ref_N: Tensor) -> Tensor:

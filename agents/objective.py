@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from milepost.agents import distributed
-from milepost.agents.loss import Aggregation, Level, Totals, importance, kl_k2, policy_loss, sequence_weights
+from milepost.agents.loss import (
+    Aggregation,
+    Level,
+    Totals,
+    importance,
+    importance_mask,
+    kl_k2,
+    policy_loss,
+    sequence_weights,
+)
 from milepost.agents.metrics import Tally
 from milepost.agents.samples import BoolArray, Sample, n_forks
 from milepost.envs.core import FloatArray
@@ -37,6 +46,13 @@ class Objective:
     """Weight of k2 in the loss; the reference is the model with its adapter switched off."""
     importance_cap: float | None = None
     """Truncate the correction between the sampler's and the trainer's log-probabilities here; None: no correction."""
+    importance_range: tuple[float, float] | None = None
+    """Leave out what the trainer finds so much less or more probable than the sampler did: a weight of 0 where the
+    ratio is outside. What is kept weighs as without it, or its ratio where ``importance_cap`` is set too."""
+    importance_level: Level = "token"
+    """What ``importance_range`` keeps or leaves out: a token, a turn, or a sequence (a row)."""
+    entropy: float = 0.0
+    """Weight of the mean entropy in nats that is added to what is maximized; 0 computes none."""
     old: Literal["trainer", "sampler"] = "trainer"
     """What a ratio is taken against: the trainer's own log-probabilities before the first step (with one epoch the
     ratio is then 1 and costs no extra forward), or those that the sampler recorded."""
@@ -46,6 +62,17 @@ class Objective:
     def __post_init__(self) -> None:
         if self.old == "sampler" and self.importance_cap is not None:
             raise ValueError("importance_cap corrects towards the trainer's ratio; with old='sampler' it counts twice")
+        if self.importance_range is not None:
+            low, high = self.importance_range
+            if not 0 <= low < high:
+                raise ValueError(f"importance_range: expected 0 <= low < high, got {low} and {high}")
+            if self.old == "sampler":
+                raise ValueError("importance_range compares trainer and sampler; with old='sampler' the two are one")
+
+    @property
+    def needs_sampler(self) -> bool:
+        """Whether the sampler's log-probabilities enter the loss."""
+        return self.old == "sampler" or self.importance_cap is not None or self.importance_range is not None
 
 
 class Row(NamedTuple):
@@ -75,9 +102,9 @@ def policy_rows(samples: Sequence[Sample], o: Objective, tally: Tally) -> list[R
     rows = []
     for s in samples:
         at = s.judged
-        if not at.any() or not (o.kl or s.advantages[at].any()):
+        if not at.any() or not (o.kl or o.entropy or s.advantages[at].any()):
             continue
-        if (o.old == "sampler" or o.importance_cap is not None) and np.isnan(s.logprobs[at]).any():
+        if o.needs_sampler and np.isnan(s.logprobs[at]).any():
             raise ValueError(f"episode {s.episode} has no log-probabilities of its sampler; this objective needs them")
         n = int(at.sum())
         columns = {
@@ -91,14 +118,22 @@ def policy_rows(samples: Sequence[Sample], o: Objective, tally: Tally) -> list[R
     return rows
 
 
-def surrogate(batch: Sequence[Row], logprobs_N: Tensor, o: Objective, tally: Tally) -> Tensor:
-    """[] what an update minimizes on these rows, given their log-probabilities with gradient."""
+def surrogate(
+    batch: Sequence[Row], logprobs_N: Tensor, o: Objective, tally: Tally, entropies_N: Tensor | None = None
+) -> Tensor:
+    """[] what an update minimizes on these rows, given their log-probabilities, and entropies if any, with gradient."""
     own_N = logprobs_N.detach()
     old_N = column(batch, "old", own_N) if "old" in batch[0].columns else own_N
     sampler_N = column(batch, "sampler", own_N)
     base_weights_N = weights_N = column(batch, "weight", own_N)
     if o.importance_cap is not None:
         weights_N = weights_N * importance(old_N, sampler_N, o.importance_cap)
+    if o.importance_range is not None:
+        segments_N = _segments(batch, o.importance_level, own_N)
+        kept_N = importance_mask(old_N, sampler_N, *o.importance_range, segments_N)
+        weights_N = torch.where(kept_N, weights_N, 0.0)
+        tally.add("tokens/left_out", float((~kept_N).sum()) / o.n_epochs)
+        tally.mean("importance/kept", kept_N)
     result = policy_loss(
         logprobs_N,
         old_N,
@@ -121,6 +156,11 @@ def surrogate(batch: Sequence[Row], logprobs_N: Tensor, o: Objective, tally: Tal
         loss = loss + o.kl * kl
         tally.add("loss/kl", float(kl.detach()) / o.n_epochs)
         tally.mean("kl/reference_nats", own_N - ref_N)
+    if entropies_N is not None:
+        spread = (base_weights_N * entropies_N).sum()
+        loss = loss - o.entropy * spread
+        tally.add("loss/entropy", -float(spread.detach()) / o.n_epochs)
+        tally.mean("entropy/mean_nats", entropies_N)
     return loss
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from milepost.agents.local import attention
+from milepost.agents.loss import entropy
 from milepost.agents.samples import BoolArray
 from milepost.envs.core import IntArray
 
@@ -88,6 +89,33 @@ def token_logprobs(
     Raises:
         ValueError: The first token of a row is wanted.
     """
+    logits_NV, targets_N = _predictions(model, rows, wanted, temperature, below)
+    return _logprobs(logits_NV, targets_N)
+
+
+def token_scores(
+    model: Any,
+    rows: Sequence[IntArray],
+    wanted: Sequence[BoolArray],
+    temperature: float = 1.0,
+    below: Below | None = None,
+) -> tuple[Tensor, Tensor]:
+    """[N] and [N] what ``token_logprobs`` returns, and the entropies of what each token was drawn from, in nats.
+
+    Both at one temperature, with gradient, from one forward.
+    """
+    logits_NV, targets_N = _predictions(model, rows, wanted, temperature, below)
+    return _logprobs(logits_NV, targets_N), entropy(logits_NV)
+
+
+def _logprobs(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    return -torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+
+
+def _predictions(
+    model: Any, rows: Sequence[IntArray], wanted: Sequence[BoolArray], temperature: float, below: Below | None
+) -> tuple[Tensor, Tensor]:
+    """[N, V] logits over the temperature at the wanted tokens, and [N] these tokens."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone, head = getattr(base, base.base_model_prefix), base.get_output_embeddings()
     device = head.weight.device
@@ -104,8 +132,7 @@ def token_logprobs(
     logits_NV = head(hidden_BSD[rows_N, columns_N - 1 - n_shared]).float()
     if cap := getattr(base.config, "final_logit_softcapping", None):
         logits_NV = (logits_NV / cap).tanh() * cap
-    targets_N = ids_BL[rows_N, columns_N]
-    return -torch.nn.functional.cross_entropy(logits_NV / temperature, targets_N, reduction="none")
+    return logits_NV / temperature, ids_BL[rows_N, columns_N]
 
 
 def _hidden(backbone: Any, ids_BL: Tensor, n_shared: int) -> Tensor:

@@ -19,7 +19,7 @@ from milepost.agents.lora import compute_narrow
 from milepost.agents.loss import clone_loss
 from milepost.agents.metrics import Tally
 from milepost.agents.objective import Objective, Row, clone_rows, column, policy_rows, surrogate
-from milepost.agents.packing import Below, begins_anywhere, micro_batches, token_logprobs
+from milepost.agents.packing import Below, begins_anywhere, micro_batches, token_logprobs, token_scores
 from milepost.agents.samples import Sample
 from milepost.envs.core import FloatArray
 
@@ -100,7 +100,11 @@ class Trainer:
             rows = [row._replace(columns={**row.columns, "old": row.columns["sampler"]}) for row in rows]
 
         def loss(batch: Sequence[Row]) -> Tensor:
-            return surrogate(batch, self._forward(batch, self._temperature, self._below(batch)), o, tally)
+            inputs = self._inputs(batch, self._temperature, self._below(batch))
+            if o.entropy:
+                logprobs_N, entropies_N = token_scores(*inputs)
+                return surrogate(batch, logprobs_N, o, tally, entropies_N)
+            return surrogate(batch, token_logprobs(*inputs), o, tally)
 
         norm = None
         for epoch in range(o.n_epochs):
@@ -120,7 +124,7 @@ class Trainer:
         rows = clone_rows(samples, tally)
 
         def loss(batch: Sequence[Row]) -> Tensor:
-            logprobs_N = self._forward(batch, 1.0)
+            logprobs_N = token_logprobs(*self._inputs(batch, 1.0))
             value = clone_loss(logprobs_N, column(batch, "weight", logprobs_N))
             tally.add("loss/clone", float(value.detach()))
             return value
@@ -173,10 +177,9 @@ class Trainer:
         adapter = {name: p for name, p in named.items() if "lora_" in name}
         return {**self._parameters, **(adapter or named)}
 
-    def _forward(self, batch: Sequence[Row], temperature: float, below: Below | None = None) -> Tensor:
-        return token_logprobs(
-            self.policy.model, [row.sample.ids for row in batch], [row.wanted for row in batch], temperature, below
-        )
+    def _inputs(self, batch: Sequence[Row], temperature: float, below: Below | None = None) -> tuple[Any, ...]:
+        rows, wanted = [row.sample.ids for row in batch], [row.wanted for row in batch]
+        return self.policy.model, rows, wanted, temperature, below
 
     def _scores(
         self, samples: Sequence[Sample], below: Callable[[Sequence[Row]], Below | None] = lambda batch: None
@@ -185,7 +188,7 @@ class Trainer:
         with torch.no_grad(), self._mode(training=False):
             for batch in micro_batches([s.ids for s in samples], [s.sampled for s in samples], self.max_tokens):
                 rows = [Row(samples[i], samples[i].sampled, {}) for i in batch]
-                flat = self._forward(rows, self._temperature, below(rows)).cpu().numpy()
+                flat = token_logprobs(*self._inputs(rows, self._temperature, below(rows))).cpu().numpy()
                 for i, part in zip(batch, np.split(flat, np.cumsum([r.wanted.sum() for r in rows])[:-1]), strict=True):
                     results[i][samples[i].sampled] = part
         return results

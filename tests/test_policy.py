@@ -87,6 +87,30 @@ def test_logprobs_equal_a_packed_forward_over_twenty_turns_of_ragged_rows(loaded
         assert talk.rows_left == 0
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
+def test_recorded_entropies_are_those_of_a_plain_forward_and_none_are_recorded_unasked(
+    loaded: Any, temperature: float
+) -> None:
+    model, tokenizer = loaded
+    policy = LocalPolicy(model, tokenizer, temperature=temperature, entropies=True)
+    plain = LocalPolicy(model, tokenizer, temperature=temperature)
+    requests = [Talk(str(i), first="You are in a room." * (1 + i)).ask(0) for i in range(3)]
+    for action, other in zip(policy.act(requests), plain.act(requests), strict=True):
+        assert isinstance(action, Action)
+        assert isinstance(other, Action)
+        tokens, unasked = action.tokens, other.tokens
+        assert tokens is not None
+        assert tokens.entropies is not None
+        assert unasked is not None
+        assert unasked.entropies is None
+        assert tokens.ids.tolist() == unasked.ids.tolist()
+        row = [*tokens.context.tolist(), *tokens.ids.tolist()]
+        with torch.no_grad():
+            logits = model(torch.tensor([row])).logits[0, :-1].float() / (temperature or 1.0)
+        want = torch.distributions.Categorical(logits=logits).entropy()[len(tokens.context) - 1 :]
+        assert np.abs(tokens.entropies - want.numpy()).max() < 2e-5
+
+
 def test_logprobs_of_merged_adapters_equal_the_peft_model(folder: Path) -> None:
     model, tokenizer = models.load(str(folder), lora=4)
     policy = LocalPolicy(model, tokenizer)

@@ -14,7 +14,7 @@ from rows import TinyPolicy, batch, sample, weights
 from milepost.agents.lora import compute_narrow
 from milepost.agents.loss import Aggregation, Level
 from milepost.agents.objective import Objective
-from milepost.agents.packing import micro_batches, token_logprobs
+from milepost.agents.packing import micro_batches, token_logprobs, token_scores
 from milepost.agents.samples import Sample, kl_credit
 from milepost.agents.trainer import Trainer
 from milepost.envs.core import Action, Episode, Stop, Tokens, Turn
@@ -37,6 +37,43 @@ def test_micro_batches_do_not_change_the_gradient(how: Aggregation, level: Level
         assert metrics["ratio/mean"] == pytest.approx(1)
     for other in gradients[1:]:
         assert (other - gradients[0]).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("level", get_args(Level))
+def test_micro_batches_do_not_change_the_gradient_of_entropy_and_masked_importance(level: Level):
+    o = Objective(entropy=0.5, importance_range=(0.95, 1.05), importance_level=level, aggregation="token_mean")
+    gradients, counts = [], []
+    for max_tokens in (1000, 50, 25, 1):
+        trainer = Trainer(TinyPolicy(), lr=1e-3, max_tokens=max_tokens, clip_norm=1e9, objective=o)
+        metrics = trainer.update(batch())
+        gradients.append(gradient(trainer))
+        counts.append(metrics["tokens/left_out"])
+    for other in gradients[1:]:
+        assert (other - gradients[0]).abs().max() <= 1e-6
+    assert len(set(counts)) == 1
+    assert 0 < counts[0] < metrics["tokens/trained"]
+
+
+def test_a_bonus_makes_the_policy_less_sure_even_where_nothing_was_better():
+    policy, flat = TinyPolicy(lora=True), sample(3, "a", 0, advantage=0.0)
+    trainer = Trainer(policy, lr=1e-2, objective=Objective(entropy=1.0))
+    before = trainer.update([flat])["entropy/mean_nats"]
+    assert trainer.update([flat])["entropy/mean_nats"] > before
+    assert "entropy/mean_nats" not in Trainer(TinyPolicy(), lr=0.0).update(batch())
+
+
+def test_scores_are_the_log_probabilities_and_the_entropies_of_a_plain_forward():
+    policy, samples = TinyPolicy(), batch()[:3]
+    rows, wanted = [s.ids for s in samples], [s.sampled for s in samples]
+    logprobs, entropies = token_scores(policy.model, rows, wanted, 0.7)
+    assert torch.equal(logprobs, token_logprobs(policy.model, rows, wanted, 0.7))
+    plain = []
+    for row, at in zip(rows, wanted, strict=True):
+        logits = policy.model(torch.tensor(row[None].astype(np.int64))).logits[0, :-1] / 0.7
+        plain.append(torch.distributions.Categorical(logits=logits).entropy()[torch.from_numpy(at[1:])])
+    assert torch.allclose(entropies, torch.cat(plain), atol=1e-5)
+    (a,) = torch.autograd.grad(entropies.sum(), policy.model.lm_head.weight)
+    assert a.abs().max() > 0
 
 
 def test_a_batch_of_rows_has_the_log_probabilities_of_each_row_alone():

@@ -14,7 +14,7 @@ from torch import Tensor
 from milepost.agents.core import Answer, ContextFull, Request
 from milepost.agents.local.engine import Engine
 from milepost.agents.local.merge import merged
-from milepost.agents.local.sampling import choose
+from milepost.agents.local.sampling import choose, entropies
 from milepost.agents.local.template import Template
 from milepost.envs.core import Action, Episode, Finish, IntArray, Tokens, Usage
 
@@ -40,6 +40,7 @@ class _Draft:
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     text: str = ""
     finish: Finish = "length"
     ended: bool = False
@@ -63,6 +64,7 @@ class LocalPolicy:
         stop: Sequence[str] = ("\n",),
         max_context: int | None = None,
         top_p: float = 1.0,
+        entropies: bool = False,
     ) -> None:
         """Wrap a model as ``models.load`` returns it.
 
@@ -74,6 +76,7 @@ class LocalPolicy:
             stop: Texts that end an action; they and what follows are not part of its text.
             max_context: Most tokens of a row, never more than the model's own limit; None for that.
             top_p: Must be 1.
+            entropies: Whether to record ``Tokens.entropies``: of what each token was drawn from, in nats.
 
         Raises:
             ValueError: No chat template, a setting out of range, or a cut support, under which recorded
@@ -91,6 +94,7 @@ class LocalPolicy:
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.stop = tuple(stop)
+        self.entropies = entropies
         limit: int = model.config.max_position_embeddings
         self.max_context = min(max_context or limit, limit)
         self.version = 0
@@ -227,6 +231,9 @@ class LocalPolicy:
         for step in range(self.max_new_tokens):
             logits = self._engine.feed([keys[i] for i in going], [rows[i] for i in going])
             ids, logprobs = choose(logits, [float(uniforms[i][step]) for i in going], self.temperature)
+            if self.entropies:
+                for i, spread in zip(going, entropies(logits, self.temperature), strict=True):
+                    drafts[i].entropies.append(spread)
             for i, token, logprob in zip(going, ids, logprobs, strict=True):
                 rows[i].append(token)
                 self._take(drafts[i], token, logprob)
@@ -256,16 +263,24 @@ class LocalPolicy:
         return Action(
             text=draft.text,
             finish=draft.finish,
-            tokens=_tokens(keep, context, draft.ids, draft.logprobs, self.version),
+            tokens=_tokens(keep, context, draft.ids, draft.logprobs, self.version, draft.entropies or None),
             usage=Usage(keep + len(context), keep, len(draft.ids), seconds),
         )
 
 
-def _tokens(keep: int, context: list[int], ids: list[int], logprobs: list[float], version: int) -> Tokens:
+def _tokens(
+    keep: int,
+    context: list[int],
+    ids: list[int],
+    logprobs: list[float],
+    version: int,
+    entropies: list[float] | None = None,
+) -> Tokens:
     return Tokens(
         keep=keep,
         context=np.array(context, np.int32),
         ids=np.array(ids, np.int32),
         logprobs=np.array(logprobs, np.float32),
+        entropies=None if entropies is None else np.array(entropies, np.float32),
         version=version,
     )

@@ -24,6 +24,13 @@ def choose(logits_BV: Tensor, uniforms: Sequence[float], temperature: float) -> 
     return ids_B1[:, 0].tolist(), logprobs_BV.gather(-1, ids_B1)[:, 0].tolist()
 
 
+def entropies(logits_BV: Tensor, temperature: float) -> list[float]:
+    """[B] the entropy in nats of what ``choose`` draws from (at temperature 0: of that at temperature 1)."""
+    probs_BV = torch.softmax(logits_BV / (temperature or 1.0), -1)
+    found: list[float] = torch.special.entr(probs_BV).sum(-1).tolist()
+    return found
+
+
 def _invert(probs_BV: Tensor, uniforms_B1: Tensor) -> Tensor:
     """[B, 1] the token in whose share of the cumulated probabilities each uniform number falls, never one of weight 0.
 
