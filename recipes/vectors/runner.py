@@ -40,14 +40,14 @@ class Result:
     """Why it is not right: the first entry that differs, or why it could not be computed."""
 
 
-def run(path: Path) -> list[Result]:
-    """Return the results of all keys of all examples of a file, in its order.
+def run(path: Path, only: str | None = None) -> list[Result]:
+    """Return the results of all keys of all examples of a file, in its order, or of the one with that id.
 
     Raises:
         ValueError: The file is not there, does not parse or is not of the form; one line.
     """
     vectors = read(path)
-    return [result for vector in vectors.values() for result in _run(vector, vectors)]
+    return [result for id, vector in vectors.items() if only in (None, id) for result in _run(vector, vectors)]
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
