@@ -331,7 +331,7 @@ class Guide:
             n = args.warmup_updates if stage == "warmup" else args.updates
             return {"lr": args.warmup_lr, "total_updates": n, "max_tokens": 512}  # all layers: a row at a time
         layers = min(args.rl_layers, self.policy.model.config.num_hidden_layers)
-        return {"lr": args.lr, "total_updates": args.updates, "top_layers": layers or None, "max_tokens": 1024}
+        return {"lr": args.lr, "total_updates": args.updates, "top_layers": layers or None, "max_tokens": 640}
 
     def _title(self, title: str | None) -> str | None:
         return title if self.rank == 0 else None
