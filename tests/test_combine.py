@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milepost.credit import advantage
@@ -23,6 +23,7 @@ from milepost.credit.made import episode
 from milepost.envs.core import ContractError, Episode
 
 INF, NAN = float("inf"), float("nan")
+check = settings(deadline=None, max_examples=60)
 numbers = st.floats(-5, 5, allow_nan=False)
 rows = st.lists(numbers, min_size=1, max_size=6)
 
@@ -34,6 +35,7 @@ def one_line(error: pytest.ExceptionInfo[Exception], *parts: str) -> bool:
 # -- PAR
 
 
+@check
 @given(rows, rows)
 def test_par_stays_between_0_and_1_and_grows_with_the_reward(rewards: list[float], references: list[float]):
     found = par.par(sorted(rewards), references)
@@ -204,6 +206,7 @@ def test_an_easy_reward_counts_only_where_the_hard_one_reaches_the_mark():
 # -- ensembles
 
 
+@check
 @given(rows, st.floats(0, 2))
 def test_disagreement_only_lowers_the_mean_and_never_below_the_worst_while_lam_is_small(members, lam):
     mean, wco, uwo = ensemble.mean(members), ensemble.wco(members), ensemble.uwo(members, lam=lam)
@@ -238,6 +241,7 @@ def test_an_ensemble_names_what_is_wrong():
 # -- KRC
 
 
+@check
 @given(rows)
 def test_one_part_of_zero_makes_krc_exactly_zero(parts: list[float]):
     found = krc([*parts, 0.0]).item()
@@ -245,6 +249,7 @@ def test_one_part_of_zero_makes_krc_exactly_zero(parts: list[float]):
     assert math.copysign(1.0, found) == 1.0
 
 
+@check
 @given(rows)
 def test_krc_lies_between_the_smallest_and_the_largest_part_and_is_negative_with_any_negative(parts: list[float]):
     found, sizes = krc(parts).item(), np.abs(parts)
@@ -266,6 +271,7 @@ def test_krc_by_hand():
 shares = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(lambda x: [v / sum(x) for v in x])
 
 
+@check
 @given(shares, shares)
 def test_straying_costs_nothing_at_home_and_something_elsewhere(policy: list[float], base: list[float]):
     assert occupancy.chi2(base, base) == pytest.approx(0.0, abs=1e-9)
@@ -325,6 +331,7 @@ def test_rto_cuts_what_dpo_says_and_puts_the_final_reward_on_the_last_token():
     assert found == pytest.approx([0.04, -0.05 + 5.0])
 
 
+@check
 @given(st.lists(numbers, min_size=1, max_size=5), st.floats(-20, 20))
 def test_rto_sums_to_its_three_parts(logratios: list[float], final: float):
     found = rto(logratios, logratios, final)
@@ -393,6 +400,7 @@ def test_the_scale_multiplies_the_zscore_of_the_group():
     assert dr_irl([1.0], [9.0]).tolist() == dr_irl([2.0, 2.0], 5.0).tolist()[:1] == [0.0]
 
 
+@check
 @given(rows)
 def test_what_is_more_unlike_the_example_gets_the_larger_scale(delta: list[float]):
     found = alpha_data(sorted(delta))
@@ -425,6 +433,7 @@ def test_dr_irl_names_what_is_wrong():
 # -- URPO
 
 
+@check
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=7))
 def test_turning_the_order_around_turns_the_sign_of_tau(pairs: list[tuple[int, int]]):
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]

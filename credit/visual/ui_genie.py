@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from milepost.credit.combine.arrays import alike, finite, sigmoid
@@ -104,7 +103,6 @@ def _inside(point: Any, box: Any) -> bool:
     target = box_of(box)
     if target is None:
         raise ValueError(f"ui_genie: the target: expected a box [x1, y1, x2, y2], got {box}")
-    if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2:
+    if not isinstance(point, Sequence) or len(point) != 2 or not all(isinstance(x, int | float) for x in point):
         return False
-    x, y = point
-    return bool(np.isreal(x) and np.isreal(y) and target[0] <= x <= target[2] and target[1] <= y <= target[3])
+    return target[0] <= point[0] <= target[2] and target[1] <= point[1] <= target[3]
