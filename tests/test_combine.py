@@ -406,6 +406,8 @@ def test_what_is_more_unlike_the_example_gets_the_larger_scale(delta: list[float
     found = alpha_data(sorted(delta))
     assert all(a <= b + 1e-12 for a, b in pairwise(found))
     assert alpha_data([0.3, 0.3]) == pytest.approx([1.0, 1.0])
+    # sigmoid(0) / sigmoid(1) and sigmoid(2) / sigmoid(1)
+    assert alpha_data([0.0, 2.0]) == pytest.approx([0.5 / 0.731059, 0.880797 / 0.731059], abs=1e-5)
 
 
 def test_outliers_are_taken_out_of_one_mean_only():

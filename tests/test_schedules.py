@@ -148,6 +148,8 @@ def test_an_agent_that_stands_still_never_advances():
     progress = Progress(20, [range(20)])
     progress.update([[0] * 20])
     assert progress.k == 4
+    progress.update([[0] * 10 + list(range(1, 11))])  # it follows, but only after its first 4 turns
+    assert progress.k == 4
     assert Progress(20, [range(20)]).update([]) == pytest.approx(0.2 ** (1 / 4))
 
 

@@ -122,8 +122,9 @@ def test_the_surest_prediction_chooses_first_and_each_true_box_is_taken_once():
     assert visual_rft.confidence(found) == pytest.approx(0.7)
 
 
-def test_an_overlap_of_exactly_the_threshold_is_no_match():
-    assert visual_rft.matched([Detection((0.0, 0.0, 10.0, 5.0), 1.0)], [TEN])[0].iou == 0.0
+def test_an_overlap_of_exactly_the_threshold_is_no_match_and_leaves_the_true_box_free():
+    found = visual_rft.matched([Detection((0.0, 0.0, 10.0, 5.0), 1.0), Detection(TEN, 0.5)], [TEN])
+    assert found == [(0.0, 1.0), (1.0, 0.5)]
 
 
 def test_leaving_boxes_out_costs_in_the_second_version_only():

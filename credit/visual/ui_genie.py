@@ -105,4 +105,5 @@ def _inside(point: Any, box: Any) -> bool:
         raise ValueError(f"ui_genie: the target: expected a box [x1, y1, x2, y2], got {box}")
     if not isinstance(point, Sequence) or len(point) != 2 or not all(isinstance(x, int | float) for x in point):
         return False
-    return target[0] <= point[0] <= target[2] and target[1] <= point[1] <= target[3]
+    x, y = (float(x) for x in point)
+    return target[0] <= x <= target[2] and target[1] <= y <= target[3]
