@@ -88,7 +88,35 @@ def token_logprobs(
     Raises:
         ValueError: The first token of a row is wanted.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head, states_ND, at = _states(model, rows, wanted, 1, below)
+    logits_NV = _logits(model, head, states_ND)
+    return -torch.nn.functional.cross_entropy(logits_NV / temperature, at, reduction="none")
+
+
+def token_states(
+    model: Any, rows: Sequence[IntArray], wanted: Sequence[BoolArray], *, before: bool = False, logits: bool = False
+) -> Tensor:
+    """[N, D] the last hidden states at the wanted tokens, row after row, in float32; ``[N, V]`` logits instead.
+
+    Args:
+        model: As ``token_logprobs`` takes it.
+        rows: Token ids, ``[L]`` each.
+        wanted: Which of them, ``[L]`` each; never a row's first.
+        before: The states that predict the wanted tokens, which have not seen them.
+        logits: What the language-model head makes of the states.
+
+    Raises:
+        ValueError: The first token of a row is wanted.
+    """
+    head, states_ND, _ = _states(model, rows, wanted, int(before))
+    return _logits(model, head, states_ND) if logits else states_ND.float()
+
+
+def _states(
+    model: Any, rows: Sequence[IntArray], wanted: Sequence[BoolArray], back: int, below: Below | None = None
+) -> tuple[Any, Tensor, Tensor]:
+    """Return the language-model head, [N, D] the states ``back`` tokens before the wanted ones, and [N] these."""
+    base = _base(model)
     backbone, head = getattr(base, base.base_model_prefix), base.get_output_embeddings()
     device = head.weight.device
     shape = len(rows), max(len(row) for row in rows)
@@ -101,11 +129,18 @@ def token_logprobs(
     rows_N, columns_N = (torch.from_numpy(at).to(device) for at in mask.nonzero())
     n_shared = _n_shared(ids, mask)
     hidden_BSD = _hidden(backbone, ids_BL, n_shared) if below is None else _top(backbone, below, rows, n_shared)
-    logits_NV = head(hidden_BSD[rows_N, columns_N - 1 - n_shared]).float()
-    if cap := getattr(base.config, "final_logit_softcapping", None):
+    return head, hidden_BSD[rows_N, columns_N - back - n_shared], ids_BL[rows_N, columns_N]
+
+
+def _logits(model: Any, head: Any, states_ND: Tensor) -> Tensor:
+    logits_NV: Tensor = head(states_ND).float()
+    if cap := getattr(_base(model).config, "final_logit_softcapping", None):
         logits_NV = (logits_NV / cap).tanh() * cap
-    targets_N = ids_BL[rows_N, columns_N]
-    return -torch.nn.functional.cross_entropy(logits_NV / temperature, targets_N, reduction="none")
+    return logits_NV
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _hidden(backbone: Any, ids_BL: Tensor, n_shared: int) -> Tensor:
