@@ -65,7 +65,8 @@ def token_credit(name: str, episode: Episode, label: str, given_by: str) -> Floa
     for t, (row, n) in enumerate(zip(rows, lengths(name, episode), strict=True)):
         if not isinstance(row, np.ndarray) or row.shape != (n,):
             raise ContractError(
-                f"{name} needs credit {label!r} per token ({given_by}): episode {episode.id!r}, turn {t} has {_kind(row)}"
+                f"{name} needs credit {label!r} per token ({given_by}): "
+                f"episode {episode.id!r}, turn {t} has {_kind(row)}"
             )
     return np.concatenate([np.asarray(row, np.float64) for row in rows]) if rows else np.zeros(0)
 
@@ -80,7 +81,8 @@ def turn_credit(name: str, episode: Episode, label: str, given_by: str) -> list[
     for t, row in enumerate(rows):
         if row is None or isinstance(row, np.ndarray):
             raise ContractError(
-                f"{name} needs credit {label!r} per turn ({given_by}): episode {episode.id!r}, turn {t} has {_kind(row)}"
+                f"{name} needs credit {label!r} per turn ({given_by}): "
+                f"episode {episode.id!r}, turn {t} has {_kind(row)}"
             )
     return [float(row) for row in rows if row is not None]
 

@@ -131,7 +131,8 @@ def prime_rloo(
     Source: Cui et al. 2025, arXiv 2502.01456.
     """
     same_shape("prime_rloo", groups, rewards)
-    if groups and not any(label in turn.credit for group in groups for e in group for turn in e.turns):
+    turns = [turn for group in groups for e in group for turn in e.turns]
+    if turns and not any(label in turn.credit for turn in turns):
         raise ContractError(f"prime_rloo: no turn has credit {label!r}: PRIME gives it, assign writes it")
     table: Advantages = []
     for group in groups:
