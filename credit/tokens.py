@@ -18,7 +18,7 @@ Bootstrap = Literal["zero", "last"]
 
 def placed(
     turn_rewards: ArrayLike,
-    turn_end: Sequence[int],
+    turn_end: ArrayLike,
     action_mask: ArrayLike,
     log_ratio: ArrayLike | None = None,
     kl: float = 0.0,

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from token_ranks import run
 
 from milepost.agents.local import models, tiny
 from milepost.agents.local.token_model import AdapterModel
 from milepost.agents.trainer import Trainer
+from milepost.credit.core import Credit, assign, restore, saved
+from milepost.credit.oprl import OPRL
+from milepost.credit.peers.agentprm import AgentPRM
+from milepost.credit.peers.archer import ArCHer
+from milepost.credit.peers.ppo import Critic
+from milepost.credit.peers.prime import PRIME
+from milepost.credit.peers.sweet import SWEET
+from milepost.credit.peers.turn_ppo import TurnCritic
+from milepost.credit.spa import SPA
 from milepost.envs.core import Action, ContractError, Episode, Stop, Tokens, Turn
 
 
@@ -293,3 +306,67 @@ def test_an_adapter_on_bf16_weights_is_trained_in_float32(folder: Path):
     for _ in range(3):
         model.step(-model.token_logprobs([PLAIN])[0][0].sum())
     assert model.token_logprobs([PLAIN])[0][0].sum() > first
+
+
+METHODS: dict[str, Callable[[AdapterModel], Credit]] = {
+    "spa": lambda m: SPA(token_model=m, beta=0.0),
+    "oprl": lambda m: OPRL(token_model=m),
+    "prime": lambda m: PRIME(token_model=m),
+    "critic": lambda m: Critic(token_model=m),
+    "turn_critic": lambda m: TurnCritic(token_model=m),
+    "archer": lambda m: ArCHer(token_model=m),
+    "agentprm": lambda m: AgentPRM(token_model=m),
+    "sweet": lambda m: SWEET(token_model=m, privileged=lambda e: [40, 41]),
+}
+
+
+def attempts() -> list[Episode]:
+    """A win and a loss of one group, in which somebody says where it is."""
+    won = played((0, [5, 6, 7], [8, 9]), (5, [10, 11], [12]), id="won")
+    lost = played((0, [5, 6, 7], [20, 21, 22]), (3, [30], [23, 24]), id="lost")
+    lost.turns[-1].info["outcome"] = 0.0
+    for e in (won, lost):
+        e.info["state_key"] = "s"
+        e.turns[0].info["state_key"] = e.id
+    return [won, lost]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_saved_loaded_and_fit_again_is_bit_for_bit_the_same_as_never_stopped(folder: Path, name: str):
+    def method() -> tuple[Credit, AdapterModel]:
+        model = AdapterModel.beside(Policy(folder), lr=1e-2)
+        return METHODS[name](model), model
+
+    def update(credit: Credit) -> None:
+        groups = [attempts()]
+        assign([credit], groups)
+        credit.fit(groups)
+
+    whole, model = method()
+    before = model.state_dict()["weights"]
+    update(whole)
+    update(whole)
+    file = io.BytesIO()
+    torch.save(saved(whole), file)
+    update(whole)
+    file.seek(0)
+    resumed, other = method()
+    restore(resumed, torch.load(file, weights_only=True))
+    update(resumed)
+    assert str(saved(whole)) == str(saved(resumed))
+    after, same = model.state_dict()["weights"], other.state_dict()["weights"]
+    assert all(torch.equal(after[n], same[n]) for n in after)
+    assert any(not torch.equal(after[n], before[n]) for n in after)
+
+
+def test_two_ranks_learn_what_one_learns_and_stay_equal(tmp_path: Path):
+    script, path = str(Path(__file__).parent / "token_ranks.py"), tmp_path / "weights"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    weights, metrics = torch.load(path)
+    alone, own = run()
+    for name, w in alone.items():
+        torch.testing.assert_close(weights[name], w, rtol=1e-3, atol=1e-5, msg=name)
+    for one, other in zip(own, metrics, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)

@@ -203,7 +203,8 @@ class AdapterModel:
 
     @property
     def _device(self) -> torch.device:
-        return next(iter(self._weights.values())).device
+        device: torch.device = next(iter(self._weights.values())).device
+        return device
 
     def _states(self, logits: bool, before: bool) -> Forward:
         def forward(rows: list[Sample], wanted: list[BoolArray]) -> Tensor:

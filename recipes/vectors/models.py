@@ -12,7 +12,7 @@ from milepost.credit import advantage, normalise
 from milepost.credit.advantage import rewards
 from milepost.credit.core import assign
 from milepost.credit.made import episode
-from milepost.credit.oprl import OPRL, istar, pairs, penalised, preference_losses, rescaled
+from milepost.credit.oprl import OPRL, Score, istar, pairs, penalised, preference_losses, rescaled
 from milepost.credit.peers import bilevel_gae
 from milepost.credit.peers.archer import q_loss, q_targets, utterance_advantage
 from milepost.credit.peers.prime import PRIME, centred_tokens, cross_entropies
@@ -90,7 +90,7 @@ def progress(
     return {
         "predicted_return": float(shares.sum()),
         "mse": mse,
-        "grad_wrt_each_contribution": [float(x.grad) for x in model.numbers[0]],
+        "grad_wrt_each_contribution": [float(x.grad) for x in model.numbers[0] if x.grad is not None],
         "fused": method.on_group(group)[0],
         "residual_spread_option": spread(shares, final_reward),
     }
@@ -133,8 +133,9 @@ def process_rewards(
     group = _played(outcome, token_logratio)
     found = pairs([float(s) for s in success])
     result: dict[str, Any] = {"pairs": [[*p] for p in found]}
-    for how in ("sum", "mean"):
-        method = OPRL(token_model=Given(token_logratio), beta=beta, traj_score=how)  # type: ignore[arg-type]
+    hows: tuple[Score, ...] = ("sum", "mean")
+    for how in hows:
+        method = OPRL(token_model=Given(token_logratio), beta=beta, traj_score=how)
         scores = method.scores(group).detach()
         result |= {
             f"traj_score_{how}": scores.tolist(),
