@@ -108,6 +108,25 @@ def token_scores(
     return _logprobs(logits_NV, targets_N), entropy(logits_NV)
 
 
+def token_states(
+    model: Any, rows: Sequence[IntArray], wanted: Sequence[BoolArray], *, before: bool = False, logits: bool = False
+) -> Tensor:
+    """[N, D] the last hidden states at the wanted tokens, row after row, in float32; ``[N, V]`` logits instead.
+
+    Args:
+        model: As ``token_logprobs`` takes it.
+        rows: Token ids, ``[L]`` each.
+        wanted: Which of them, ``[L]`` each; never a row's first.
+        before: The states that predict the wanted tokens, which have not seen them.
+        logits: What the language-model head makes of the states.
+
+    Raises:
+        ValueError: The first token of a row is wanted.
+    """
+    head, states_ND, _ = _states(model, rows, wanted, int(before))
+    return _logits(model, head, states_ND) if logits else states_ND.float()
+
+
 def _logprobs(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     return -torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
 
@@ -116,7 +135,15 @@ def _predictions(
     model: Any, rows: Sequence[IntArray], wanted: Sequence[BoolArray], temperature: float, below: Below | None
 ) -> tuple[Tensor, Tensor]:
     """[N, V] logits over the temperature at the wanted tokens, and [N] these tokens."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head, states_ND, targets_N = _states(model, rows, wanted, 1, below)
+    return _logits(model, head, states_ND) / temperature, targets_N
+
+
+def _states(
+    model: Any, rows: Sequence[IntArray], wanted: Sequence[BoolArray], back: int, below: Below | None = None
+) -> tuple[Any, Tensor, Tensor]:
+    """Return the language-model head, [N, D] the states ``back`` tokens before the wanted ones, and [N] these."""
+    base = _base(model)
     backbone, head = getattr(base, base.base_model_prefix), base.get_output_embeddings()
     device = head.weight.device
     shape = len(rows), max(len(row) for row in rows)
@@ -129,10 +156,18 @@ def _predictions(
     rows_N, columns_N = (torch.from_numpy(at).to(device) for at in mask.nonzero())
     n_shared = _n_shared(ids, mask)
     hidden_BSD = _hidden(backbone, ids_BL, n_shared) if below is None else _top(backbone, below, rows, n_shared)
-    logits_NV = head(hidden_BSD[rows_N, columns_N - 1 - n_shared]).float()
-    if cap := getattr(base.config, "final_logit_softcapping", None):
+    return head, hidden_BSD[rows_N, columns_N - back - n_shared], ids_BL[rows_N, columns_N]
+
+
+def _logits(model: Any, head: Any, states_ND: Tensor) -> Tensor:
+    logits_NV: Tensor = head(states_ND).float()
+    if cap := getattr(_base(model).config, "final_logit_softcapping", None):
         logits_NV = (logits_NV / cap).tanh() * cap
-    return logits_NV / temperature, ids_BL[rows_N, columns_N]
+    return logits_NV
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _hidden(backbone: Any, ids_BL: Tensor, n_shared: int) -> Tensor:

@@ -118,12 +118,20 @@ class TokenModel(Protocol):
         """Return ``[E][T][A]`` log-probabilities in nats of the sampled tokens."""
         ...
 
-    def token_states(self, episodes: Sequence[Episode], *, logits: bool = False) -> list[list[Any]]:
-        """Return ``[E][T][A, D]`` the hidden state at each sampled token (``[A, V]`` the logits instead)."""
+    def token_states(
+        self, episodes: Sequence[Episode], *, logits: bool = False, before: bool = False
+    ) -> list[list[Any]]:
+        """Return ``[E][T][A, D]`` the hidden state at each sampled token (``[A, V]`` the logits instead).
+
+        ``before``: the state that predicts the token and has not seen it, as a baseline must not.
+        """
         ...
 
-    def turn_states(self, episodes: Sequence[Episode], *, logits: bool = False) -> list[Any]:
-        """Return ``[E][T, D]`` the hidden state at each turn's last token (``[T, V]`` the logits instead)."""
+    def turn_states(self, episodes: Sequence[Episode], *, logits: bool = False, before: bool = False) -> list[Any]:
+        """Return ``[E][T, D]`` the hidden state at each turn's last token (``[T, V]`` the logits instead).
+
+        ``before``: the state that predicts the turn's first token and has seen nothing of the turn.
+        """
         ...
 
     def adopt(self, head: Any) -> Any:

@@ -63,6 +63,7 @@ TABLE: dict[str, str] = {
     "pure": "peers.pure:pure",
     "empg": "peers.empg:empg",
     "gdpo": "combine.gdpo:gdpo",
+    "as_is": "peers.archer:as_is",
     # many signals into one
     "conditional": "combine.gdpo:conditional",
     "par": "combine.par:par",

@@ -57,11 +57,14 @@ def token_gae(
     if (r[~mask] != 0).any():
         at = int(np.flatnonzero((r != 0) & ~mask)[0])
         raise ValueError(f"gae: expected rewards on the policy's tokens, got {r[at]} on token {at} of the environment")
+    own = v[mask]
+    deltas = r[mask] + gamma * np.append(own[1:], bootstrap) - own if len(own) else own
+    traces, trace = [], 0.0
+    for delta in deltas[::-1].tolist():  # plain floats: a tenth of the time of array elements
+        trace = delta + gamma * lam * trace
+        traces.append(trace)
     advantages = np.zeros_like(r)
-    next_value, trace = bootstrap, 0.0
-    for i in np.flatnonzero(mask)[::-1]:
-        trace = r[i] + gamma * next_value - v[i] + gamma * lam * trace
-        advantages[i], next_value = trace, v[i]
+    advantages[mask] = traces[::-1]
     return advantages, np.where(mask, advantages + v, 0.0)
 
 

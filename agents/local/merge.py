@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM
 
 
 @torch.no_grad()
-def merged(model: Any, into: Any = None) -> Any:
+def merged(model: Any, into: Any = None, *, adapters: bool = True) -> Any:
     """Return a plain model that computes what ``model`` does, refreshing ``into`` where it is such a copy.
 
-    A model without adapters is returned itself. Only the adapted matrices take memory of their own.
+    A model without adapters is returned itself. Only the adapted matrices take memory of their own; with
+    ``adapters=False``, the model below its adapters, nothing does.
     """
     if not hasattr(model, "peft_config"):
         return model
@@ -30,7 +31,7 @@ def merged(model: Any, into: Any = None) -> Any:
             own = target._parameters[key]
             if hasattr(source, "base_layer"):
                 weight = getattr(source.base_layer, key)
-                if weight is not None and key == "weight":
+                if weight is not None and key == "weight" and adapters:
                     weight = _weight(source, own)
                 target._parameters[key] = _frozen(weight, own)
             else:

@@ -69,7 +69,7 @@ def load(
             folder, config=config, dtype=DTYPES[dtype], attn_implementation=kind
         )
     model.to(device).eval()
-    return (_with_lora(model, lora, lora_layers, seed) if lora else model), tokenizer
+    return (with_lora(model, lora, lora_layers, seed) if lora else model), tokenizer
 
 
 def smollm2() -> str:
@@ -135,7 +135,8 @@ def _convert(gguf: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _with_lora(model: Any, rank: int, n_layers: int | None, seed: int) -> Any:
+def with_lora(model: Any, rank: int, n_layers: int | None = None, seed: int = 0) -> Any:
+    """Return the model with a LoRA adapter that changes nothing yet; see ``load``."""
     from peft import LoraConfig, get_peft_model  # three seconds to import, wanted only for training
 
     total = model.config.num_hidden_layers
