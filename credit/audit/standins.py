@@ -1,0 +1,106 @@
+"""Small honest stand-ins for what a method needs of a model: deterministic, and no stranger than a real one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from milepost.envs.core import Action, Episode, FloatArray, Message, Stop, Turn
+from milepost.sandbox.core import MachineError
+
+PARTS = ("scorer", "token_model", "annotator", "replay")
+"""What a recipe gives to a method's constructor, under these keywords."""
+
+
+def share(*text: object) -> float:
+    """Return a number of 0..1 that the text decides."""
+    return int.from_bytes(hashlib.sha256(repr(text).encode()).digest()[:4], "big") / 2**32
+
+
+class HashScorer:
+    """A scorer whose log-probabilities (-0.1 to -2 nats, one a word) are decided by view and target."""
+
+    def logprobs(self, views: Sequence[Sequence[Message]], targets: Sequence[str]) -> list[FloatArray]:
+        """Return ``[N][L]`` log-probabilities in nats."""
+        return [
+            np.array(
+                [-0.1 - 1.9 * share(list(view), target, i) for i in range(max(1, len(target.split())))], np.float32
+            )
+            for view, target in zip(views, targets, strict=True)
+        ]
+
+
+class LevelScorer:
+    """A scorer that is sure of everything: 0 nats, but ``level`` in every other view, counted by its messages."""
+
+    def __init__(self, level: float) -> None:
+        self.level = level
+
+    def logprobs(self, views: Sequence[Sequence[Message]], targets: Sequence[str]) -> list[FloatArray]:
+        """Return ``[N][L]`` log-probabilities in nats."""
+        return [
+            np.full(max(1, len(target.split())), self.level if len(view) // 2 % 2 else 0.0, np.float32)
+            for view, target in zip(views, targets, strict=True)
+        ]
+
+
+class HashAnnotator:
+    """An annotator that always answers something, decided by the prompt: a number, then words."""
+
+    def annotate(self, prompts: Sequence[Sequence[Message]]) -> list[str]:
+        """Return ``[N]`` answers."""
+        return [str(int(4 * share(list(prompt)))) for prompt in prompts]
+
+
+class HashReplay:
+    """A replay whose branches play one turn more and win or lose as state and number decide."""
+
+    def branches(self, starts: Sequence[tuple[Episode, int]], n: int) -> list[list[Episode]]:
+        """Return ``[S][n]`` episodes from the state before turn t to their ends."""
+        return [[self._branch(episode, t, i) for i in range(n)] for episode, t in starts]
+
+    def _branch(self, episode: Episode, t: int, i: int) -> Episode:
+        seen = [turn.action.text for turn in episode.turns[:t]]
+        won = float(share(episode.task, seen, i) < 0.5)
+        shown = episode.turns[t].observation if t < len(episode.turns) else "the end"
+        end = Turn(shown, Action("on"), info=dict(episode.turns[-1].info) | {"outcome": won, "success": won >= 1.0})
+        turns = [*map(deepcopy, episode.turns[:t]), end]
+        parent = {"episode": episode.id, "turn": t}
+        return replace(
+            episode, id=f"{episode.id}/{t}.{i}", turns=turns, stop=Stop.TERMINATED, parent=parent, last="the end"
+        )
+
+
+class Broken:
+    """A part whose machine is down: whatever is asked of it raises a ``MachineError``, and counts."""
+
+    size, vocab = 8, 32
+
+    def __init__(self) -> None:
+        self.n_raised = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name == "adopt":
+            return lambda head: head
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            self.n_raised += 1
+            raise MachineError(f"{name}: the machine is down, by check")
+
+        return fail
+
+
+def standin(part: str) -> Any:
+    """Return the stand-in for one of ``PARTS``."""
+    if part == "token_model":
+        from milepost.credit.audit.tiny_tokens import TinyTokens
+
+        return TinyTokens()
+    return {"scorer": HashScorer, "annotator": HashAnnotator, "replay": HashReplay}[part]()
