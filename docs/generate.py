@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from milepost.credit.audit.bias import survey, truth
 from milepost.credit.audit.standins import PARTS
-from milepost.credit.bias import survey, truth
 from milepost.credit.cards import Card, card_of
 from milepost.credit.core import Credit
 from milepost.credit.methods import TABLE, look_up, written
@@ -30,7 +30,7 @@ HEADINGS = {
     "schedule": "Coefficients",
     "metric": "Numbers to watch",
 }
-GIVEN = {*PARTS, "self", "groups", "rewards", "label", "labels", "credits"}
+GIVEN = {*PARTS, "self", "groups", "rewards", "label", "labels", "values", "credits"}
 
 
 def methods() -> str:
@@ -54,9 +54,9 @@ def bias() -> str:
     """Return what both games say of every estimator."""
     stopping, detour = truth()
     text = f"""\
-Measured by enumerating every group of 4 in two games (`credit/bias.py`), against the exact gradient of the expected
-sum of what is earned (gamma 1). *Stopping*: at most 3 turns, each goes on (earns 0.5) or stops (0). *Detour*: two
-places, two moves, at most 3 turns, the right two moves win (outcome 1) and a turn earns 0.2 or -0.1 on the way; two
+Measured by enumerating every group of 4 in two games (`credit/audit/bias.py`), against the exact gradient of the
+expected sum of what is earned (gamma 1). *Stopping*: at most 3 turns, each goes on (earns 0.5) or stops (0). *Detour*:
+two places, two moves, at most 3 turns, the right two moves win (outcome 1) and a turn earns 0.2 or -0.1 on the way; two
 logits. A group is a batch of its own. Unbiased is what is off by less than 1e-9 in both games; the exact gradients are
 **{_numbers(stopping)}** and **{_numbers(detour)}**."""
     lines = ["| estimator | verdict | stopping | detour |", "| --- | --- | --- | --- |"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from milepost.credit import advantage
+from milepost.credit.audit.bias import DetourGame, Game, StoppingGame, exact, expected, games, measure, own, survey
 from milepost.credit.audit.estimate import estimate, estimators, numbers
-from milepost.credit.bias import DetourGame, Game, StoppingGame, exact, expected, games, measure, own, survey
 
 INDEXWISE = {"leave_one_out": False, "order": "normalise_then_accumulate"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,11 @@ import numpy as np
 from milepost.credit import advantage
 from milepost.credit.audit.standins import share
 from milepost.credit.cards import card_of
-from milepost.credit.core import Credit
 from milepost.credit.methods import look_up, written
 from milepost.envs.core import Episode, Value
 
-LABEL = "audit"
-"""Under which label what turns earned is written for an estimator that reads it from the episodes."""
+LABEL, VALUES = "audit", "audit_values"
+"""Under which labels what turns earned, and what was expected of a state, are written for estimators that read them."""
 
 
 def estimators() -> dict[str, Callable[..., Any]]:
@@ -36,45 +35,44 @@ def estimate(
 ) -> Any:
     """Return ``[N][G][T]`` advantages of what turns earned, without the outcome, and ``outcome`` times the outcome.
 
-    An estimator that takes a label adds the outcome itself: where the earned includes it already (``outcome`` 0), the
-    episodes that it sees have an outcome of 0.
+    What it takes by name is what a recipe gives it: ``rewards``, ``groups``, ``label``, ``labels``, ``values``. One
+    that takes no rewards adds the outcome itself: where the earned includes it already (``outcome`` 0), the episodes
+    that it sees have an outcome of 0.
     """
-    parameters = list(inspect.signature(estimator).parameters)
-    batch = [[_seen(e, row) for e, row in zip(g, rows, strict=True)] for g, rows in zip(groups, earned, strict=True)]
-    if parameters[0] == "rewards":
-        return estimator(advantage.rewards(batch, LABEL, outcome), **options)
-    if "rewards" in parameters:
-        return estimator(batch, advantage.rewards(batch, LABEL, outcome), **options)
-    if not outcome:
+    takes = inspect.signature(estimator).parameters
+    per_token = _level(estimator) == "token"
+    batch = [
+        [_seen(e, row, per_token) for e, row in zip(g, rows, strict=True)]
+        for g, rows in zip(groups, earned, strict=True)
+    ]
+    given: dict[str, Any] = {"groups": batch, "label": LABEL, "labels": [LABEL], "values": VALUES}
+    if "rewards" in takes:
+        given["rewards"] = advantage.rewards(batch, LABEL, outcome)
+    elif not outcome:
         for episode in (e for group in batch for e in group):
             episode.turns[-1].info = episode.turns[-1].info | {"outcome": 0.0}
-    if parameters[1] in ("label", "credit"):
-        return estimator(batch, LABEL, **options)
-    if parameters[1] in ("labels", "credits"):
-        return estimator(batch, [LABEL], **options)
-    raise ValueError(f"{estimator!r}: expected rewards, or groups and rewards or a label, got {', '.join(parameters)}")
+    if not {"rewards", "groups"} & set(takes):
+        raise ValueError(f"{estimator!r}: expected it to take rewards or groups, it takes {', '.join(takes)}")
+    return estimator(**{name: value for name, value in given.items() if name in takes} | options)
 
 
-def _seen(episode: Episode, row: Sequence[Value]) -> Episode:
-    """Return an episode with what its turns earned, and a value of each state under the label of every critic."""
+def _level(estimator: Callable[..., Any]) -> str:
+    inner = estimator.func if isinstance(estimator, partial) else estimator
+    try:
+        return card_of(inner).level
+    except ValueError:
+        return "turn"
+
+
+def _seen(episode: Episode, row: Sequence[Value], per_token: bool) -> Episode:
+    """Return an episode with what its turns earned, and what a critic expected of each state: half a number of 0..1."""
     turns = []
-    for t, (turn, value) in enumerate(zip(episode.turns, row, strict=True)):
-        credit = {**_values(episode, t), **turn.credit, LABEL: value}
-        turns.append(replace(turn, credit=credit))
+    for t, (turn, earned) in enumerate(zip(episode.turns, row, strict=True)):
+        value: Value = 0.5 * share(episode.task, episode.info_before(t).get("state_key"))
+        if per_token:
+            value = np.full(len(turn.action.tokens.ids) if turn.action.tokens else 0, value, np.float32)
+        turns.append(replace(turn, credit={**turn.credit, LABEL: earned, VALUES: value}))
     return replace(episode, turns=turns)
-
-
-def _values(episode: Episode, t: int) -> dict[str, Value]:
-    n = len(tokens.ids) if (tokens := episode.turns[t].action.tokens) else 0
-    value = 0.5 * share(episode.task, episode.info_before(t).get("state_key"))
-    return {c.name: np.full(n, value, np.float32) if c.level == "token" else value for c in critics()}
-
-
-@cache
-def critics() -> list[type[Credit]]:
-    """Return the methods that say what was expected of a state."""
-    found = [look_up(name) for name in written()]
-    return [f for f in found if isinstance(f, type) and issubclass(f, Credit) and f.channel == "value"]
 
 
 def numbers(advantages: Any) -> list[list[list[float]]]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from milepost.credit.audit import groups as made
+from milepost.credit.audit.bias import StoppingGame, exact, expected
 from milepost.credit.audit.estimate import estimate, numbers
 from milepost.credit.audit.rules import TINY, answers_to_a_level
 from milepost.credit.audit.subject import Rows, Subject, difference, number
-from milepost.credit.bias import StoppingGame, exact, expected
 from milepost.credit.methods import look_up
 from milepost.envs.core import Episode
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,8 @@ import numpy as np
 from milepost.envs.core import Action, Episode, FloatArray, Message, Stop, Turn
 from milepost.sandbox.core import MachineError
 
-PARTS = ("scorer", "token_model", "annotator", "replay")
-"""What a recipe gives to a method's constructor, under these keywords."""
+PARTS = ("scorer", "token_model", "annotator", "replay", "belief")
+"""What a recipe gives to a method's constructor, under these keywords: what it needs, or cannot be made without."""
 
 
 def share(*text: object) -> float:
@@ -23,14 +24,12 @@ def share(*text: object) -> float:
 
 
 class HashScorer:
-    """A scorer whose log-probabilities (-0.1 to -2 nats, one a word) are decided by view and target."""
+    """A scorer whose log-probabilities (-0.1 to -2 nats, one a word) are decided by view, target and their form."""
 
-    def logprobs(self, views: Sequence[Sequence[Message]], targets: Sequence[str]) -> list[FloatArray]:
+    def logprobs(self, views: Sequence[Sequence[Message]], targets: Sequence[str], **form: Any) -> list[FloatArray]:
         """Return ``[N][L]`` log-probabilities in nats."""
         return [
-            np.array(
-                [-0.1 - 1.9 * share(list(view), target, i) for i in range(max(1, len(target.split())))], np.float32
-            )
+            np.array([-0.1 - 1.9 * share(list(view), target, form, i) for i in range(_words(target))], np.float32)
             for view, target in zip(views, targets, strict=True)
         ]
 
@@ -41,20 +40,37 @@ class LevelScorer:
     def __init__(self, level: float) -> None:
         self.level = level
 
-    def logprobs(self, views: Sequence[Sequence[Message]], targets: Sequence[str]) -> list[FloatArray]:
+    def logprobs(self, views: Sequence[Sequence[Message]], targets: Sequence[str], **form: Any) -> list[FloatArray]:
         """Return ``[N][L]`` log-probabilities in nats."""
         return [
-            np.full(max(1, len(target.split())), self.level if len(view) // 2 % 2 else 0.0, np.float32)
+            np.full(_words(target), self.level if len(view) // 2 % 2 else 0.0, np.float32)
             for view, target in zip(views, targets, strict=True)
         ]
 
 
+def _words(target: str) -> int:
+    return max(1, len(target.split()))
+
+
 class HashAnnotator:
-    """An annotator that always answers something, decided by the prompt: a number, then words."""
+    """An annotator that always answers, decided by the prompt, in every form that ours are asked for.
+
+    FOO or BAR, a best description, and the prompt's last JSON object with each value true or false.
+    """
 
     def annotate(self, prompts: Sequence[Sequence[Message]]) -> list[str]:
         """Return ``[N]`` answers."""
-        return [str(int(4 * share(list(prompt)))) for prompt in prompts]
+        return [self._answer(str(list(prompt)), str(prompt[-1]["content"])) for prompt in prompts]
+
+    def _answer(self, prompt: str, asked: str) -> str:
+        said = "FOO" if share(prompt) < 0.5 else "BAR"
+        form = re.findall(r"\{[^{}]*\}", asked)
+        try:
+            parts = json.loads(form[-1]) if form else {}
+        except json.JSONDecodeError:
+            parts = {}
+        filled = json.dumps({name: share(prompt, name) < 0.4 for name in parts})
+        return f"{said} best_description: {1 + (share(prompt, 'best') < 0.5)} {filled}"
 
 
 class HashReplay:
@@ -69,11 +85,17 @@ class HashReplay:
         won = float(share(episode.task, seen, i) < 0.5)
         shown = episode.turns[t].observation if t < len(episode.turns) else "the end"
         end = Turn(shown, Action("on"), info=dict(episode.turns[-1].info) | {"outcome": won, "success": won >= 1.0})
-        turns = [*map(deepcopy, episode.turns[:t]), end]
+        turns = [*(replace(turn, info=dict(turn.info), credit={}) for turn in episode.turns[:t]), end]
         parent = {"episode": episode.id, "turn": t}
         return replace(
             episode, id=f"{episode.id}/{t}.{i}", turns=turns, stop=Stop.TERMINATED, parent=parent, last="the end"
         )
+
+
+def hash_belief(episode: Episode, t: int) -> dict[str, list[float]]:
+    """Return what is believed before turn t: the probabilities of two values, decided by what was done so far."""
+    p = share(episode.task, [turn.action.text for turn in episode.turns[:t]])
+    return {"where": [p, 1 - p]}
 
 
 class Broken:
@@ -83,6 +105,10 @@ class Broken:
 
     def __init__(self) -> None:
         self.n_raised = 0
+
+    def __call__(self, *args: Any) -> Any:
+        """Fail, where the part is a function."""
+        return self.call(*args)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -103,4 +129,6 @@ def standin(part: str) -> Any:
         from milepost.credit.audit.tiny_tokens import TinyTokens
 
         return TinyTokens()
+    if part == "belief":
+        return hash_belief
     return {"scorer": HashScorer, "annotator": HashAnnotator, "replay": HashReplay}[part]()

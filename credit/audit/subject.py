@@ -12,7 +12,7 @@ import numpy as np
 
 from milepost.credit.audit.standins import PARTS, standin
 from milepost.credit.core import Credit, Rewards, overrides
-from milepost.credit.methods import resolve
+from milepost.credit.methods import find, resolve
 from milepost.envs.core import Episode
 
 Rows = list[list[Any]]
@@ -51,21 +51,15 @@ class Subject:
         return self.ask(self.fresh(**parts), group)
 
     def _parts(self) -> list[str]:
+        """Return which stand-ins its constructor is to get."""
         if isinstance(self._method, Credit):
             return []
-        cls = self._method
-        if isinstance(cls, str):
-            from milepost.credit.methods import find
-
-            cls = find(cls)
+        cls = find(self._method) if isinstance(self._method, str) else self._method
         parameters = inspect.signature(cls).parameters
-        return [
-            part
-            for part in PARTS
-            if part in parameters
-            and part not in self._options
-            and (part in cls.needs or parameters[part].default is inspect.Parameter.empty)
-        ]
+        some = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        needed = [p for p in PARTS if p in cls.needs and (p in parameters or some)]
+        required = [p for p in PARTS if p in parameters and parameters[p].default is inspect.Parameter.empty]
+        return [part for part in PARTS if part in {*needed, *required} - self._options.keys()]
 
 
 def live(credit: Credit, episode: Episode) -> list[Any]:

@@ -33,13 +33,17 @@ class TinyTokens:
             for episode in episodes
         ]
 
-    def token_states(self, episodes: Sequence[Episode], *, logits: bool = False) -> list[list[Any]]:
+    def token_states(
+        self, episodes: Sequence[Episode], *, logits: bool = False, before: bool = False
+    ) -> list[list[Any]]:
         """Return ``[E][T][A, D]`` hidden states, or ``[E][T][A, V]`` logits."""
-        return [[self._out(ids, logits) for ids in self._ids(episode)] for episode in episodes]
+        return [[self._out(ids, logits, before) for ids in self._ids(episode)] for episode in episodes]
 
-    def turn_states(self, episodes: Sequence[Episode], *, logits: bool = False) -> list[Any]:
-        """Return ``[E][T, D]`` the states at each turn's last token, or ``[T, V]`` logits."""
-        return [torch.stack([rows[-1] for rows in turns]) for turns in self.token_states(episodes, logits=logits)]
+    def turn_states(self, episodes: Sequence[Episode], *, logits: bool = False, before: bool = False) -> list[Any]:
+        """Return ``[E][T, D]`` the states at each turn's last token (before its first), or ``[T, V]`` logits."""
+        at = 0 if before else -1
+        rows = self.token_states(episodes, logits=logits, before=before)
+        return [torch.stack([states[at] for states in turns]) for turns in rows]
 
     def adopt(self, head: Any) -> Any:
         """Train a module with the model."""
@@ -77,6 +81,8 @@ class TinyTokens:
         steps = torch.arange(1, len(ids) + 1).unsqueeze(-1)
         return torch.tanh(self.embed[ids].cumsum(0) / steps)
 
-    def _out(self, ids: Tensor, logits: bool) -> Tensor:
+    def _out(self, ids: Tensor, logits: bool, before: bool) -> Tensor:
         states = self._states(ids)
+        if before:
+            states = torch.cat([torch.zeros(1, self.size), states[:-1]])
         return states @ self.head if logits else states
