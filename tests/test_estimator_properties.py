@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, find, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
@@ -29,6 +29,12 @@ class Batch(NamedTuple):
 
     groups: list[list[Episode]]
     earned: list[Rows]
+
+    def __repr__(self) -> str:
+        told = [
+            [(e.outcome, [e.info_before(t)["state_key"] for t in range(len(e.turns))]) for e in g] for g in self.groups
+        ]
+        return f"Batch(outcomes and states {told}, earned {self.earned})"
 
 
 ESTIMATORS = estimators()
@@ -282,7 +288,13 @@ PROPERTIES: list[Callable[[Callable[..., Any], Batch], bool]] = [
 EXCEPT: dict[str, dict[str, str]] = {}
 """Property -> estimator that does not keep it -> why."""
 BY_NAME = {p.__name__: p for p in PROPERTIES}
-FEW = settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(
+    max_examples=10,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],  # shrinking costs minutes; a batch is small as it is
+)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

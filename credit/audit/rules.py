@@ -13,7 +13,7 @@ from milepost.credit.audit.changes import CHANGES, WITHOUT, renamed
 from milepost.credit.audit.standins import Broken, LevelScorer
 from milepost.credit.audit.subject import Rows, Subject, changed, difference, number, same, told
 from milepost.credit.cards import NEEDS
-from milepost.credit.core import Channel, Level, overrides
+from milepost.credit.core import Channel, Credit, Level, assign, overrides
 from milepost.credit.methods import TABLE
 from milepost.envs.core import Episode
 from milepost.envs.rules import said
@@ -166,15 +166,21 @@ def _keys(subject: Subject) -> Iterator[str]:
             return
 
 
-def _ask(subject: Subject, credit: Any, group: list[Episode]) -> bool:
+def _ask(subject: Subject, credit: Credit, group: list[Episode]) -> bool:
     subject.ask(credit, group)
     return True
 
 
-def _fit(subject: Subject, credit: Any, group: list[Episode]) -> bool:
+def _fit(subject: Subject, credit: Credit, group: list[Episode]) -> bool:
+    """Have the method learn from a group, where it can: what it needs for that may not be there."""
     if not overrides(credit, "fit"):
         return False
-    credit.fit([deepcopy(group)])
+    copy = deepcopy(group)
+    try:
+        assign([credit], [copy])
+        credit.fit([copy])
+    except Exception:
+        return False
     return True
 
 
