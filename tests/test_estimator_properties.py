@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
+from milepost.credit.audit.bias import VARIANTS
 from milepost.credit.audit.changes import renamed
-from milepost.credit.audit.estimate import estimate, estimators, numbers
+from milepost.credit.audit.estimate import estimate, estimators, level_of, numbers
 from milepost.credit.audit.groups import attempt
-from milepost.credit.cards import card_of
 from milepost.credit.methods import TABLE
 from milepost.envs.core import Episode, Stop, groups_of
 
@@ -37,7 +37,15 @@ class Batch(NamedTuple):
         return f"Batch(outcomes and states {told}, earned {self.earned})"
 
 
-ESTIMATORS = estimators()
+UNFIT = {"as_is": "passes on what its own method says of every turn"}
+"""Estimators that no property here is about."""
+ESTIMATORS: dict[str, Callable[..., Any]] = {
+    f"{name}({told})" if told else name: partial(estimator, **options) if options else estimator
+    for name, estimator in estimators().items()
+    if name not in UNFIT
+    for told, options in {"": {}, **VARIANTS.get(name, {})}.items()
+}
+"""Every estimator of the table, and some with other options than its defaults."""
 EIGHTHS = st.integers(-8, 8).map(lambda n: n / 8)
 EARNED = st.one_of(st.none(), st.just(0.0), EIGHTHS)
 OUTCOMES = st.sampled_from([0.0, 0.25, 1.0])
@@ -154,7 +162,7 @@ def scale(f: Callable[..., Any], batch: Batch) -> bool:
         f, with_earned(with_outcomes(batch, lambda n, g, o: 2 * o), lambda v: None if v is None else 2 * v)
     )
     doubled = [[[2 * a for a in row] for row in group] for group in once]
-    return close(twice, doubled, 1e-4) or close(twice, once, 1e-4)
+    return close(twice, doubled, 2e-3) or close(twice, once, 2e-3)
 
 
 def equal_is_zero(f: Callable[..., Any], batch: Batch) -> bool:
@@ -184,12 +192,12 @@ def sums_to_zero(f: Callable[..., Any], batch: Batch) -> bool:
 
 def turns_alike(f: Callable[..., Any], batch: Batch) -> bool:
     """An estimator whose level is the episode gives all turns of an attempt one number."""
-    return card_of(f).level != "episode" or all(len(set(row)) == 1 for group in advantages(f, batch) for row in group)
+    return level_of(f) != "episode" or all(len(set(row)) == 1 for group in advantages(f, batch) for row in group)
 
 
 def length_counts_once(f: Callable[..., Any], batch: Batch) -> bool:
     """An estimator whose level is the episode counts an attempt once, however many turns it has."""
-    if card_of(f).level != "episode":
+    if level_of(f) != "episode":
         return True
     groups, earned = deepcopy(batch.groups), deepcopy(batch.earned)
     groups[0][0].turns.insert(0, deepcopy(groups[0][0].turns[0]))
@@ -285,7 +293,29 @@ PROPERTIES: list[Callable[[Callable[..., Any], Batch], bool]] = [
     precision,
     nothing,
 ]
-EXCEPT: dict[str, dict[str, str]] = {}
+CRITIC = "what is subtracted is a critic's, not the mean of a group"
+WHITE = "the paper whitens over the batch"
+AWAY = "discounted returns differ with the turns that are left, even of equal outcomes"
+UNCENTRED = "turn rewards count as they are; only outcomes are centred"
+TOKEN = "returns and means are over tokens"
+RAW = "a lone value passes, which is what makes it unbiased"
+SPARSE = "a bonus for certain turns remains where the outcomes say nothing"
+LAST = "the last of the group alone at a turn gets 0 whatever it earns"
+CRITICS = ("ppo", "turn_ppo", "bilevel_gae", "monte_carlo")
+RAWS = ('turn(singleton="raw")', 'pooled(order="accumulate_then_normalise", normaliser=partial(rloo, singleton="raw"))')
+SUMS = dict.fromkeys(CRITICS, CRITIC) | dict.fromkeys(("gigpo", "hgpo"), AWAY)
+SUMS |= {"trace_sum": UNCENTRED, "empg": SPARSE} | dict.fromkeys(RAWS, RAW)
+EXCEPT: dict[str, dict[str, str]] = {
+    "groups_alone": dict.fromkeys(("reinforce_pp", "ppo", "turn_ppo", "bilevel_gae", "prime_rloo", "gdpo"), WHITE)
+    | {"empg": "entropies are compared over the batch"},
+    "shift": {k: v for k, v in SUMS.items() if k != "empg"},
+    "scale": dict.fromkeys(CRITICS, CRITIC) | {"trace_sum": UNCENTRED},
+    "equal_is_zero": SUMS,
+    "nearly_equal_is_nearly_zero": SUMS,
+    "alone_is_zero": {"ppo": CRITIC, "monte_carlo": CRITIC, "trace_sum": UNCENTRED} | dict.fromkeys(RAWS, RAW),
+    "sums_to_zero": SUMS | {"reinforce_pp": WHITE, "prime_rloo": TOKEN},
+    "token_counts": dict.fromkeys(("ppo", "bilevel_gae", "prime_rloo"), TOKEN),
+}
 """Property -> estimator that does not keep it -> why."""
 BY_NAME = {p.__name__: p for p in PROPERTIES}
 FEW = settings(
@@ -320,7 +350,7 @@ def test_an_exception_is_one(keeps: str, name: str):
 
 def test_exceptions_are_of_the_table():
     assert set(EXCEPT) <= set(BY_NAME)
-    assert {name for names in EXCEPT.values() for name in names} <= set(TABLE)
+    assert {name.partition("(")[0] for names in EXCEPT.values() for name in names} <= set(TABLE)
 
 
 def test_bfloat16_is_torchs():

@@ -39,11 +39,11 @@ def estimate(
     What it takes by name is what a recipe gives it: ``rewards``, ``groups``, ``label``, ``labels``, ``values``. One
     that takes no rewards adds the outcome itself: where the earned includes it already (``outcome`` 0), the episodes
     that it sees have an outcome of 0. ``expect``: how much a critic expects of a state at most, 0 for one that says
-    nothing; what it expects is decided by task and state. Where the estimator's level is the token, what a turn earned
+    nothing; what it expects is decided by task and observation. Where the estimator's level is the token, what a turn earned
     is spread over its tokens.
     """
     takes = inspect.signature(estimator).parameters
-    per_token = _level(estimator) == "token"
+    per_token = level_of(estimator) == "token"
     batch = [
         [_seen(e, row, per_token, expect) for e, row in zip(g, rows, strict=True)]
         for g, rows in zip(groups, earned, strict=True)
@@ -59,7 +59,8 @@ def estimate(
     return estimator(**{name: value for name, value in given.items() if name in takes} | options)
 
 
-def _level(estimator: Callable[..., Any]) -> str:
+def level_of(estimator: Callable[..., Any]) -> str:
+    """Return an estimator's level, with some of its options given or without."""
     inner = estimator.func if isinstance(estimator, partial) else estimator
     try:
         return card_of(inner).level
@@ -71,7 +72,7 @@ def _seen(episode: Episode, row: Sequence[Value], per_token: bool, expect: float
     """Return an episode with what its turns earned and what a critic expected of each state."""
     turns = []
     for t, (turn, earned) in enumerate(zip(episode.turns, row, strict=True)):
-        value: Value = expect * share(episode.task, episode.info_before(t).get("state_key"))
+        value: Value = expect * share(episode.task, turn.observation)
         n = len(turn.action.tokens.ids) if turn.action.tokens else 0
         if per_token and n:
             value = np.full(n, value, np.float32)
