@@ -71,7 +71,7 @@ def level_of(estimator: Callable[..., Any]) -> str:
 def _seen(episode: Episode, row: Sequence[Value], per_token: bool, expect: float) -> Episode:
     """Return an episode with what its turns earned and what a critic expected of each state."""
     turns = []
-    for t, (turn, earned) in enumerate(zip(episode.turns, row, strict=True)):
+    for turn, earned in zip(episode.turns, row, strict=True):
         value: Value = expect * share(episode.task, turn.observation)
         n = len(turn.action.tokens.ids) if turn.action.tokens else 0
         if per_token and n:
