@@ -1,7 +1,8 @@
-"""The command ``milepost``: train a recipe, list and check environments, read runs.
+"""The command ``milepost``: train a recipe, list and check environments and credit methods, read runs.
 
-Every command imports what it needs when it is used, so that ``envs``, ``check`` and ``show`` run without torch. What
-the caller did wrong is one line and exit code 2; ``--debug``, anywhere on the line, shows the traceback instead.
+Every command imports what it needs when it is used, so that ``envs``, ``check``, ``credit`` and ``show`` run without
+torch. What the caller did wrong is one line and exit code 2; ``--debug``, anywhere on the line, shows the traceback
+instead.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import tyro
+
+if TYPE_CHECKING:
+    from milepost.envs.check import Report
 
 A = TypeVar("A")
 EXTRAS = {"torch": "train", "transformers": "train", "peft": "train", "safetensors": "train", "psutil": "train"} | {
     "gguf": "train",
     "matplotlib": "train",
     "textworld": "textworld",
+    "yaml": "vectors",
     "PIL": "images",
 }
 """The extra of this distribution that brings a package."""
@@ -138,15 +143,27 @@ def check(argv: Sequence[str]) -> int:
 
     options = dict(read_option(text) for text in args.option)
     report = check_env(args.env, **options)
-    if args.json:
+    return print_report(report, {"env": args.env}, options, as_json=args.json)
+
+
+def print_report(report: Report, what: dict[str, str], options: dict[str, Any], *, as_json: bool) -> int:
+    """Print what a check found, for a person or a machine; return its exit code."""
+    if as_json:
         rows = {k: [{"rule": f.rule, "text": f.text} for f in getattr(report, k)] for k in ("failures", "notes")}
-        print(json.dumps({"env": args.env, "options": options, "ok": report.ok} | rows, indent=2))
+        print(json.dumps({**what, "options": options, "ok": report.ok} | rows, indent=2))
     else:
         for kind, findings in (("FAIL", report.failures), ("note", report.notes)):
             for finding in findings:
                 print(f"{kind}  {finding.rule}: {finding.text}")
-        print(f"{args.env}: {'keeps' if report.ok else 'breaks'} the contract")
+        print(f"{' '.join(what.values())}: {'keeps' if report.ok else 'breaks'} the contract")
     return 0 if report.ok else 1
+
+
+def credit(argv: Sequence[str]) -> int:
+    """List credit methods, check one, or compute worked examples."""
+    from milepost.recipes.credit_cli import credit as command
+
+    return command(argv)
 
 
 def show(argv: Sequence[str]) -> int:
@@ -171,6 +188,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "RECIPE [flags]               train an agent by a recipe"),
     "envs": (envs, "[--json]                      list the environments"),
     "check": (check, "ID [--json]                  check an environment, ours or yours, against the contract"),
+    "credit": (credit, "list | check | vectors        list and check credit methods, compute worked examples"),
     "show": (show, "RUN [--episode N] [--json]    read a run, or one episode turn by turn"),
     "plot": (plot, "RUN... [--out PNG]            draw the curves of runs into one picture"),
 }

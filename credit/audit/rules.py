@@ -1,0 +1,273 @@
+"""The rules that every credit method keeps: each yields what is wrong, as sentences with numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from typing import Any, get_args
+
+import numpy as np
+
+from milepost.credit.audit import groups as made
+from milepost.credit.audit.changes import CHANGES, WITHOUT, renamed
+from milepost.credit.audit.standins import Broken, LevelScorer
+from milepost.credit.audit.subject import Rows, Subject, changed, difference, number, same, told
+from milepost.credit.cards import NEEDS
+from milepost.credit.core import Channel, Credit, Level, assign, overrides
+from milepost.credit.methods import TABLE
+from milepost.envs.core import Episode
+from milepost.envs.rules import said
+
+TINY = 1e-9
+CLOSE_TO_NOTHING = 1e-9
+
+
+def begins(subject: Subject) -> Iterator[tuple[str, str]]:
+    """The card is whole, and every group is answered with a number, an array or None for each turn."""
+    yield from (("card", text) for text in _card(subject))
+    if not (subject.credit.live or overrides(subject.credit, "on_group")):
+        yield "card", "it overrides neither on_turn nor on_group, so it says nothing."
+        return
+    for name, group in made.all_groups().items():
+        try:
+            rows = subject.answers(group)
+        except Exception as error:
+            yield "raises", f"asked about the group {name!r}, which has all that there is, it raised {said(error)}."
+            return
+        if wrong := _shape(group, rows):
+            yield "shape", f"of the group {name!r}: {wrong}."
+            return
+
+
+def _card(subject: Subject) -> Iterator[str]:
+    credit = subject.credit
+    if not credit.name:
+        yield "it sets no name, so its numbers have no label."
+    if unknown := credit.needs - NEEDS:
+        yield f"needs names {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(NEEDS))}."
+    if credit.channel not in get_args(Channel) or credit.level not in get_args(Level):
+        yield f"channel and level are {credit.channel!r} and {credit.level!r}, which do not exist."
+    if credit.pair not in TABLE:
+        yield f"pair is {credit.pair!r}: expected an estimator of credit/methods.py."
+
+
+def _shape(group: Sequence[Episode], rows: Rows) -> str:
+    if len(rows) != len(group):
+        return f"expected {len(group)} rows, one an attempt, got {len(rows)}"
+    for g, (episode, row) in enumerate(zip(group, rows, strict=True)):
+        if len(row) != len(episode.turns):
+            return f"attempt {g}: expected {len(episode.turns)} values, one a turn, got {len(row)}"
+        for t, (turn, value) in enumerate(zip(episode.turns, row, strict=True)):
+            n = len(turn.action.tokens.ids) if turn.action.tokens else 0
+            if isinstance(value, np.ndarray) and value.shape not in ((n,), ()):
+                return f"attempt {g}, turn {t}: expected {n} numbers, one a sampled token, got shape {value.shape}"
+            if not (value is None or isinstance(value, int | float | np.number | np.ndarray)):
+                return f"attempt {g}, turn {t}: expected a number, an array or None, got {type(value).__name__}"
+    return ""
+
+
+def _finite(subject: Subject) -> Iterator[str]:
+    """Numbers are finite."""
+    for name, group in made.all_groups().items():
+        for g, row in enumerate(subject.answers(group)):
+            for t, value in enumerate(row):
+                if value is not None and not np.isfinite(value).all():
+                    yield f"of the group {name!r}, whose numbers are all finite: attempt {g}, turn {t}: {told(value)}."
+                    return
+
+
+def _zeros(subject: Subject) -> Iterator[str]:
+    """A turn that earned exactly 0 is judged like one that earned a billionth."""
+    below, at, above = (answers_to_a_level(subject, level) for level in (-TINY, 0.0, TINY))
+    for g, rows in enumerate(zip(below, at, above, strict=True)):
+        for t, (less, zero, more) in enumerate(zip(*rows, strict=True)):
+            if same(less, more) and not same(zero, more):
+                yield (
+                    f"attempt {g}, turn {t}: {told(more)} where a turn earned {TINY:g} or {-TINY:g}, {told(zero)} "
+                    "where it earned exactly 0: zero is a judgement, not an absence."
+                )
+                return
+
+
+def answers_to_a_level(subject: Subject, level: float) -> Rows:
+    """Return what the method says of ``level_group(level)``."""
+    parts = {"scorer": LevelScorer(level)} if "scorer" in subject.parts else {}
+    return subject.answers(level_group(level), **parts)
+
+
+def level_group(level: float) -> list[Episode]:
+    """Return two attempts in which turn 1 earned ``level``, by whatever is looked at."""
+    paths = ([0, 1, 1, 2, 4], [0, 2, 2])
+    scored = ([0.25, level, 0.25, 0.5], [0.5, level])
+    group = [
+        made.attempt(n, 1.0 - n, path, scored=row) for n, (path, row) in enumerate(zip(paths, scored, strict=True))
+    ]
+    for episode in group:
+        for turn in episode.turns[1:]:
+            turn.info["potential"] += level
+    return group
+
+
+def _centred(subject: Subject) -> Iterator[str]:
+    """A method gives rewards: what attempts earned, not by how much more than each other."""
+    by_turn: list[float] = []
+    by_group: list[float] = []
+    for group in made.all_groups().values():
+        rows = subject.answers(group)
+        if len(rows) > 1:
+            whole = [number(v) for row in rows for v in row]
+            if max(map(abs, whole)) > CLOSE_TO_NOTHING:
+                by_group.append(abs(sum(whole)) / max(map(abs, whole)))
+            for t in range(max(map(len, rows))):
+                alive = [number(row[t]) for row in rows if t < len(row)]
+                if len(alive) > 1 and max(map(abs, alive)) > CLOSE_TO_NOTHING:
+                    by_turn.append(abs(sum(alive)) / max(map(abs, alive)))
+    for pools, what in ((by_turn, "turn"), (by_group, "group")):
+        if len(pools) > 1 and max(pools) < 1e-5:
+            yield (
+                f"its numbers add up to 0 over every {what} with several attempts ({len(pools)} of {len(pools)}): they "
+                "are centred. Give what was earned; the estimator takes the mean, and in the order that keeps it "
+                "unbiased."
+            )
+            return
+
+
+def _state(subject: Subject) -> Iterator[str]:
+    """Nothing is remembered between groups but what ``fit`` learned."""
+    credit, group, other = subject.fresh(), made.ragged(), made.wandering()
+    first = subject.ask(credit, group)
+    if at := difference(first, subject.ask(credit, group)):
+        yield f"asked twice about one group it gave other numbers, {at}: what it learns, it learns in fit."
+        return
+    subject.ask(credit, other)
+    if at := difference(first, subject.ask(credit, group)):
+        yield f"after another group it gave other numbers, {at}: what it learns, it learns in fit."
+        return
+    credit = subject.fresh()
+    subject.ask(credit, other)
+    if at := difference(first, subject.ask(credit, group)):
+        yield f"in another order of groups it gave other numbers, {at}: a group does not feel the ones before it."
+
+
+def _keys(subject: Subject) -> Iterator[str]:
+    """A state is known by its task and its key."""
+    group = changed(made.ragged(), lambda episode: renamed(episode, lambda key: key.partition(":")[2]))
+    theirs = changed(made.backwards("nut"), lambda episode: renamed(episode, lambda key: key.partition(":")[2]))
+    alone = subject.answers(group)
+    for ask in (_ask, _fit):
+        met, unmet = subject.fresh(), subject.fresh()
+        if not (ask(subject, met, theirs) and ask(subject, unmet, made.backwards("nut"))):
+            continue
+        if (at := difference(alone, subject.ask(met, group))) and not difference(alone, subject.ask(unmet, group)):
+            yield (
+                f"a group of another task in which states have the same keys changed its numbers, {at}; with other "
+                "keys it did not: look a state up by its task and its key."
+            )
+            return
+
+
+def _ask(subject: Subject, credit: Credit, group: list[Episode]) -> bool:
+    subject.ask(credit, group)
+    return True
+
+
+def _fit(subject: Subject, credit: Credit, group: list[Episode]) -> bool:
+    """Have the method learn from a group, where it can: what it needs for that may not be there."""
+    if not overrides(credit, "fit"):
+        return False
+    copy = deepcopy(group)
+    try:
+        assign([credit], [copy])
+        credit.fit([copy])
+    except Exception:
+        return False
+    return True
+
+
+def _order(subject: Subject) -> Iterator[str]:
+    """The order of attempts does not matter."""
+    group = made.ragged()
+    rows = subject.answers(group)
+    for order in ([3, 2, 1, 0], [1, 2, 3, 0]):
+        if at := difference([rows[i] for i in order], subject.answers([group[i] for i in order])):
+            yield f"with the attempts in the order {order} it gave other numbers, {at}."
+            return
+
+
+def _writes(subject: Subject) -> Iterator[str]:
+    """Episodes are read, not written."""
+    if not overrides(subject.credit, "on_group"):
+        return
+    group = made.ragged()
+    before = deepcopy(group)
+    subject.fresh().on_group(group)
+    for g, (a, b) in enumerate(zip(before, group, strict=True)):
+        if a != b:
+            yield f"it changed attempt {g} of the group that it was asked about: return numbers, assign writes them."
+            return
+
+
+def _needs(subject: Subject) -> Iterator[str]:
+    """What is looked at is declared."""
+    for key, change in CHANGES.items():
+        covered = {key} | ({"answer"} if key == "aliases" else set())
+        if covered & subject.credit.needs:
+            continue
+        for group in (made.ragged(), made.wandering()):
+            if at := difference(subject.answers(group), subject.answers(changed(group, change))):
+                yield f"its numbers change with {key!r}, {at}, and needs does not name that."
+                break
+
+
+def _errors(subject: Subject) -> Iterator[str]:
+    """What is missing or broken is said, or leaves turns unjudged; it is never a 0."""
+    group = made.ragged()
+    whole = subject.answers(group)
+    for key in sorted(subject.credit.needs & WITHOUT.keys()):
+        rows = _or_none(subject, changed(group, WITHOUT[key]))
+        if rows is not None and (text := _zeroed(whole, rows, everywhere=True)):
+            yield f"without the {key!r} that it needs, {text}: raise a ContractError that names what is missing."
+            return
+    for part in subject.parts:
+        broken = Broken()
+        rows = _or_none(subject, group, **{part: broken})
+        if rows is not None and broken.n_raised and (text := _zeroed(whole, rows, everywhere=False)):
+            yield f"when its {part} raised a MachineError, {text}: let it pass, or give None."
+            return
+
+
+def _or_none(subject: Subject, group: Sequence[Episode], **parts: Any) -> Rows | None:
+    try:
+        return subject.answers(group, **parts)
+    except Exception:
+        return None
+
+
+def _zeroed(whole: Rows, rows: Rows, *, everywhere: bool) -> str:
+    """Return a sentence if what earned something is judged to have earned 0 (all of it, or some)."""
+    earned = [
+        (g, t, value, rows[g][t])
+        for g, row in enumerate(whole)
+        for t, value in enumerate(row)
+        if value is not None and np.any(value)
+    ]
+    zeroed = [(g, t, value) for g, t, value, now in earned if now is not None and not np.any(now)]
+    if not zeroed or (everywhere and len(zeroed) < len(earned)):
+        return ""
+    g, t, value = zeroed[0]
+    return f"{len(zeroed)} of {len(earned)} turns earned 0 (attempt {g}, turn {t}: {told(value)} before)"
+
+
+MEMORY = {"state", "keys"}
+"""To a method that breaks one of these the order of attempts must matter, and ``order`` says nothing new."""
+RULES: dict[str, Callable[[Subject], Iterator[str]]] = {
+    "finite": _finite,
+    "zeros": _zeros,
+    "centred": _centred,
+    "state": _state,
+    "keys": _keys,
+    "order": _order,
+    "writes": _writes,
+    "needs": _needs,
+    "errors": _errors,
+}

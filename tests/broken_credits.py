@@ -1,0 +1,149 @@
+"""A good method, and eight that break one rule of the contract each."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from milepost.credit.core import Credit, Rewards, Scorer
+from milepost.envs.core import ContractError, Episode
+
+
+class Good(Credit):
+    """The sum of the components of a turn."""
+
+    name: ClassVar[str] = "good"
+    needs: ClassVar[frozenset[str]] = frozenset({"reward_components"})
+
+    def on_group(self, group: Sequence[Episode]) -> Rewards:
+        return [self.row(episode) for episode in group]
+
+    def row(self, episode: Episode) -> list[Any]:
+        if not any(turn.info.get("reward_components") for turn in episode.turns):
+            raise ContractError(f"{self.name} needs info['reward_components']; {episode.env_id} gave none")
+        return [sum(turn.info["reward_components"].values()) for turn in episode.turns]
+
+
+class DropsZeros(Good):
+    """Takes a zero for nothing."""
+
+    def row(self, episode: Episode) -> list[Any]:
+        return [value or None for value in super().row(episode)]
+
+
+class SkipsZeros(Good):
+    """Shares a win among the turns that earned anything but zero."""
+
+    def row(self, episode: Episode) -> list[Any]:
+        row = super().row(episode)
+        return [value / max(1, sum(v != 0 for v in row)) for value in row]
+
+
+class Centres(Good):
+    """Takes the mean of those alive off each turn."""
+
+    def on_group(self, group: Sequence[Episode]) -> Rewards:
+        rows = [self.row(episode) for episode in group]
+        alive = [[row[t] for row in rows if t < len(row)] for t in range(max(map(len, rows)))]
+        return [[value - sum(alive[t]) / len(alive[t]) for t, value in enumerate(row)] for row in rows]
+
+
+class Remembers(Good):
+    """Pays less for what paid before, in whatever group."""
+
+    def __init__(self) -> None:
+        self.seen = 0.0
+
+    def row(self, episode: Episode) -> list[Any]:
+        row = super().row(episode)
+        self.seen += sum(row)
+        return [value / (1 + self.seen) for value in row]
+
+
+class NotANumber(Good):
+    """Divides by a spread that may be 0."""
+
+    def row(self, episode: Episode) -> list[Any]:
+        row = super().row(episode)
+        spread = max(row) - min(row)
+        return [value / spread if spread else math.nan for value in row]
+
+
+class OneShort(Good):
+    """Forgets the last turn."""
+
+    def row(self, episode: Episode) -> list[Any]:
+        return super().row(episode)[:-1]
+
+
+class Peeks(Good):
+    """Pays for the answer in a turn's text, and does not say that it looks at it."""
+
+    def row(self, episode: Episode) -> list[Any]:
+        answer = str(episode.info.get("answer"))
+        return [v + (answer in t.action.text) for v, t in zip(super().row(episode), episode.turns, strict=True)]
+
+
+class Swallows(Credit):
+    """Takes a scorer that is down, and a missing answer, for a turn that earned nothing."""
+
+    name: ClassVar[str] = "swallows"
+    needs: ClassVar[frozenset[str]] = frozenset({"answer", "scorer"})
+
+    def __init__(self, *, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def on_group(self, group: Sequence[Episode]) -> Rewards:
+        return [[self.value(episode, t) for t in range(len(episode.turns))] for episode in group]
+
+    def value(self, episode: Episode, t: int) -> float:
+        try:
+            return float(sum(self.scorer.logprobs([episode.view(t)], [episode.info["answer"]])[0]))
+        except Exception:
+            return 0.0
+
+
+class SwallowsMachine(Swallows):
+    """Takes a scorer that is down for a turn that earned nothing."""
+
+    def value(self, episode: Episode, t: int) -> float:
+        if "answer" not in episode.info:
+            raise ContractError(f"{self.name} needs info['answer']; {episode.env_id} gave none")
+        return super().value(episode, t)
+
+
+class BareKeys(Good):
+    """Remembers what a state is worth by its key alone, so a state of another task answers for it."""
+
+    name: ClassVar[str] = "bare"
+    needs: ClassVar[frozenset[str]] = frozenset({"reward_components", "state_key"})
+
+    def __init__(self) -> None:
+        self.worth: dict[str, float] = {}
+
+    def row(self, episode: Episode) -> list[Any]:
+        if "state_key" not in episode.info:
+            raise ContractError(f"{self.name} needs info['state_key']; {episode.env_id} gave none")
+        keys = [episode.info_before(t)["state_key"] for t in range(len(episode.turns))]
+        visits = Counter(keys)
+        return [
+            self.worth.setdefault(key, value + visits[key])
+            for key, value in zip(keys, super().row(episode), strict=True)
+        ]
+
+
+BROKEN: dict[type[Credit], str] = {
+    DropsZeros: "zeros",
+    SkipsZeros: "zeros",
+    Centres: "centred",
+    Remembers: "state",
+    NotANumber: "finite",
+    OneShort: "shape",
+    Peeks: "needs",
+    Swallows: "errors",
+    SwallowsMachine: "errors",
+    BareKeys: "keys",
+}
+"""Each broken method, and the rule that it breaks."""
