@@ -61,7 +61,7 @@ def credits_of(names: Sequence[str], policy: LocalPolicy, *, seed: int, lr: floa
 def _token_model(policy: LocalPolicy, seed: int, lr: float) -> Any:
     from milepost.agents.local.token_model import AdapterModel
 
-    return AdapterModel(policy.model, seed=seed, lr=lr)
+    return AdapterModel.beside(policy, seed=seed, lr=lr)
 
 
 def _scorer(policy: LocalPolicy, seed: int, lr: float) -> Any:
