@@ -30,10 +30,15 @@ def estimate(name: str, groups: Sequence[Sequence[Episode]], credits: Sequence[C
     earned = [credit.label for credit in credits if credit.channel != "value"]
     expected = [credit.label for credit in credits if credit.channel == "value"]
     takes = inspect.signature(estimator).parameters
-    given: dict[str, Any] = {"groups": groups, "gamma": gamma, "labels": earned}
+    given: dict[str, Any] = {"groups": groups, "gamma": gamma}
     if "rewards" in takes:
         given["rewards"] = advantage.rewards(groups, credits)
+    own = [credit for credit in credits if credit.pair == name]
+    earned = [credit.label for credit in credits if credit.channel != "value"]
+    expected = [credit.label for credit in credits if credit.channel == "value"]
+    given["labels"] = earned
     for what, labels, kind in (("label", earned, "method that says what turns earned"), ("values", expected, "critic")):
+        labels = [credit.label for credit in own if what == "label" or credit.channel == "value"] or labels
         if what in takes and not labels:
             raise ValueError(f"--estimator {name} needs a {kind} in --credit")
         if labels:
@@ -46,7 +51,8 @@ def paired(name: str, names: Sequence[str]) -> tuple[str, list[str]]:
     """Return the estimator and the credit methods that ``--estimator`` and ``--credit`` ask for.
 
     An estimator among the methods (``--credit gigpo``) is the estimator. ``auto`` is the one that a method's paper
-    pairs it with, of the first method whose paper has one of its own, else ``turn``.
+    pairs it with, of the first method whose paper has one of its own (one that needs a critic only where there is
+    one), else ``turn``.
     """
     kinds = {n: card_of(methods.look_up(n)).kind for n in names}
     estimators = [n for n in names if kinds[n] == "estimator"]
@@ -55,6 +61,12 @@ def paired(name: str, names: Sequence[str]) -> tuple[str, list[str]]:
         raise ValueError(f"--credit {' '.join(names)}: expected one estimator, got {', '.join(asked)}")
     credits = [n for n in names if n not in estimators]
     if name == "auto":
-        pairs = [pair for n in credits if (pair := methods.find(n).pair) != "turn"]
+        classes = [methods.find(n) for n in credits]
+        critic = any(cls.channel == "value" for cls in classes)
+        pairs = [cls.pair for cls in classes if cls.pair != "turn" and (critic or not _needs_critic(cls.pair))]
         name = estimators[0] if estimators else pairs[0] if pairs else "turn"
     return name, credits
+
+
+def _needs_critic(estimator: str) -> bool:
+    return "values" in card_of(methods.look_up(estimator)).needs

@@ -48,9 +48,9 @@ def credits_of(names: Sequence[str], policy: LocalPolicy, *, seed: int, lr: floa
     for name in names:
         cls = methods.find(name)
         options = dict(SETTINGS.get(name, {}))
-        for need in sorted(cls.needs & (set(PARTS) | {"annotator"})):
-            if need not in PARTS:
-                raise ValueError(f"credit {name!r} needs an {need}, a language model to ask; this recipe has none")
+        for need in sorted(cls.needs & {*PARTS, *ELSEWHERE}):
+            if need in ELSEWHERE:
+                raise ValueError(f"credit {name!r} needs {ELSEWHERE[need]}; this recipe has none")
             options[need] = PARTS[need](policy, seed, lr)
         if "rewards" in inspect.signature(cls).parameters:  # a critic expects what the methods before it say
             options["rewards"] = list(made)
@@ -74,6 +74,7 @@ def _replay(policy: LocalPolicy, seed: int, lr: float) -> Any:
     return Branches(policy, seed)
 
 
+ELSEWHERE = {"annotator": "an annotator, a language model to ask", "privileged": "what only training may see"}
 PARTS: dict[str, Callable[[LocalPolicy, int, float], Any]] = {
     "token_model": _token_model,
     "scorer": _scorer,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.credit.methods import written
+from milepost.credit.methods import TABLE
 from milepost.recipes import cli
 
 EXAMPLE = """
@@ -30,7 +30,7 @@ def milepost(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
 def test_every_method_of_the_table_is_listed_for_a_person_and_for_a_machine(capsys):
     code, out, _ = milepost("list", "--json", capsys=capsys)
     rows = {row["id"]: row for row in json.loads(out)}
-    assert (code, list(rows)) == (0, written())
+    assert (code, list(rows)) == (0, list(TABLE))
     assert rows["gra"] == {
         "id": "gra",
         "kind": "reward",
@@ -42,7 +42,9 @@ def test_every_method_of_the_table_is_listed_for_a_person_and_for_a_machine(caps
     }
     code, out, _ = milepost("list", capsys=capsys)
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()[1:]] == written(), "one line each, however narrow the terminal"
+    assert [line.split()[0] for line in out.splitlines()[1:]] == list(TABLE), (
+        "one line each, however narrow the terminal"
+    )
 
 
 def test_the_list_and_a_check_need_no_torch():

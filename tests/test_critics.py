@@ -57,7 +57,7 @@ def test_a_turns_reward_lies_on_its_last_token_and_the_trace_runs_over_all_turns
 
 def test_process_rewards_lie_on_their_own_turns_last_token():
     e = valued(0.0, [0.0, 0.0], [0.0])
-    (row,) = ppo([[e]], [[[1.0, 2.0]]], gamma=0.5, lam=1.0, whiten=False)[0]
+    (row,) = ppo([[e]], [[[1.0, 2.0]]], gamma_token=0.5, lam=1.0, whiten=False)[0]
     # r = 0 1 2: 0 + .5*1 + .25*2, 1 + .5*2, 2
     assert flat(row) == pytest.approx([1.0, 2.0, 2.0])
 
@@ -80,7 +80,7 @@ def test_it_is_token_gae_of_the_whole_row():
     rng = np.random.default_rng(0)
     values = [rng.normal(size=n).tolist() for n in (3, 1, 4)]
     e = valued(0.5, *values)
-    (row,) = ppo([[e]], [[[0.1, -0.2, 0.5]]], gamma=0.9, lam=0.8, whiten=False)[0]
+    (row,) = ppo([[e]], [[[0.1, -0.2, 0.5]]], gamma_token=0.9, lam=0.8, whiten=False)[0]
     reward = [0, 0, 0.1, -0.2, 0, 0, 0, 0.5]
     expected, _ = token_gae(
         reward, np.float32([x for row in values for x in row]), np.ones(8, bool), gamma=0.9, lam=0.8

@@ -130,7 +130,7 @@ def test_the_two_parts_have_their_own_weights():
 
 def test_returns_are_discounted_by_token():
     groups = [[told(1.0, [0.0, 0.0]), told(0.0, [0.0])]]
-    assert flat(adv(groups, gamma=0.5)[0][0]) == [0.5, 1.0]
+    assert flat(adv(groups, gamma_token=0.5)[0][0]) == [0.5, 1.0]
 
 
 def test_equal_outcomes_leave_the_process_and_a_group_of_one_has_nothing():

@@ -13,7 +13,7 @@ import numpy as np
 from milepost.credit import advantage
 from milepost.credit.audit.standins import share
 from milepost.credit.cards import card_of
-from milepost.credit.methods import look_up, written
+from milepost.credit.methods import TABLE, look_up
 from milepost.envs.core import Episode, Value
 
 LABEL, VALUES = "audit", "audit_values"
@@ -22,7 +22,7 @@ LABEL, VALUES = "audit", "audit_values"
 
 def estimators() -> dict[str, Callable[..., Any]]:
     """Return the estimators of the table by id."""
-    found = {name: look_up(name) for name in written()}
+    found = {name: look_up(name) for name in TABLE}
     return {name: function for name, function in found.items() if card_of(function).kind == "estimator"}
 
 

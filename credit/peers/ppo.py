@@ -151,7 +151,7 @@ def ppo(
     rewards: Numbers,
     values: str = "critic",
     *,
-    gamma: float = 1.0,
+    gamma_token: float = 1.0,
     lam: float = 0.95,
     whiten: bool = True,
     kl: float = 0.0,
@@ -159,14 +159,14 @@ def ppo(
 ) -> Advantages:
     """Return ``[N][G][T][A]`` advantages of every sampled token by GAE over the policy's tokens.
 
-    ``A_i = delta_i + gamma * lam * A_{i+1}``, ``delta_i = r_i + gamma * V_{i+1} - V_i``; a turn's reward lies on its
-    last token, what the environment wrote is skipped, whitened over the batch afterwards.
+    ``A_i = delta_i + gamma_token * lam * A_{i+1}``, ``delta_i = r_i + gamma_token * V_{i+1} - V_i``; a turn's reward
+    lies on its last token, what the environment wrote is skipped, whitened over the batch afterwards.
 
     Args:
         groups: Episodes with tokens and the values of a critic.
         rewards: ``[N][G][T]``; None adds nothing.
         values: The critic's label.
-        gamma: Discount per token.
+        gamma_token: Discount per token.
         lam: Of the trace.
         whiten: Mean 0, deviation 1 over the tokens of the batch.
         kl: Weight of token credit ``kl`` (``log p_ref - log p``) in the reward.
@@ -174,7 +174,7 @@ def ppo(
 
     Source: Schulman et al. 2016, arXiv 1506.02438.
     """
-    table = gae_table(groups, rewards, values, gamma=gamma, lam=lam, kl=kl, bootstrap=bootstrap)
+    table = gae_table(groups, rewards, values, gamma=gamma_token, lam=lam, kl=kl, bootstrap=bootstrap)
     return whitened(table) if whiten else table
 
 

@@ -118,15 +118,15 @@ def prime_rloo(
     *,
     process: float = 5.0,
     outcome: float = 5.0,
-    gamma: float = 1.0,
+    gamma_token: float = 1.0,
     whiten: bool = True,
 ) -> Advantages:
     """Return ``[N][G][T][A]`` returns of centred token rewards plus returns of leave-one-out outcomes, whitened.
 
     Process: ``n / (n - 1) * r - (sum over the group's attempts of their mean r) / (n - 1)`` per token; the outcome's
     leave-one-out deviation lies on the last token. Both are summed backwards over the attempt's tokens, discounted by
-    ``gamma`` per token. A group of one gets zeros before whitening; a turn that was not judged has no process reward.
-    Of ``rewards`` only the shape counts: the two are centred apart.
+    ``gamma_token`` per token. A group of one gets zeros before whitening; a turn that was not judged has no process
+    reward. Of ``rewards`` only the shape counts: the two are centred apart.
 
     Source: Cui et al. 2025, arXiv 2502.01456.
     """
@@ -140,7 +140,7 @@ def prime_rloo(
         centred = centred_tokens(own)
         ends = normalise.rloo([outcome_of("prime_rloo", e) for e in group])
         table.append(
-            [_row(e, process * c, outcome * end, gamma) for e, c, end in zip(group, centred, ends, strict=True)]
+            [_row(e, process * c, outcome * end, gamma_token) for e, c, end in zip(group, centred, ends, strict=True)]
         )
     return whitened(table) if whiten else table
 
