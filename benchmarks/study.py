@@ -19,11 +19,12 @@ from milepost.recipes.report.stats import mcnemar, paired, wilson
 FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
 
 
-def arm_of(settings: dict[str, Any]) -> str:
+def arm_of(summary: dict[str, Any]) -> str:
     """Name what followed the warm-up: ``cloning``, or the credit and estimator of RL."""
+    settings = summary["settings"]
     if settings["after"] == "cloning":
         return "cloning"
-    return "-".join([*settings["credit"], settings["estimator"]])
+    return "-".join([*settings["credit"], summary.get("estimator", settings["estimator"])])
 
 
 def add(run: Path) -> Path:
@@ -37,7 +38,7 @@ def add(run: Path) -> Path:
     for key in ("out", "warmup_of"):  # where it lay does not matter
         if summary["settings"][key]:
             summary["settings"][key] = Path(summary["settings"][key]).name
-    target = FOLDER / f"{arm_of(summary['settings'])}-s{summary['seed']}.json"
+    target = FOLDER / f"{arm_of(summary)}-s{summary['seed']}.json"
     FOLDER.mkdir(exist_ok=True)
     target.write_text(json.dumps(summary, indent=1) + "\n")
     return target
@@ -51,7 +52,7 @@ def main() -> None:
     arms: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(FOLDER.glob("*-s*.json")):
         result = json.loads(file.read_text())
-        arms.setdefault(arm_of(result["settings"]), []).append(result)
+        arms.setdefault(arm_of(result), []).append(result)
     table = Table(
         "arm", "seed", "games", "warm-up", "trained", "gain", "won", "lost", "p (exact)", "seconds after warm-up"
     )

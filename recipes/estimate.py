@@ -25,25 +25,11 @@ def estimate(name: str, groups: Sequence[Sequence[Episode]], credits: Sequence[C
     if not groups:
         return []
     estimator = methods.look_up(name)
-    if card_of(estimator).kind != "estimator":
-        raise ValueError(f"--estimator {name}: expected an estimator, got a {card_of(estimator).kind}")
-    earned = [credit.label for credit in credits if credit.channel != "value"]
-    expected = [credit.label for credit in credits if credit.channel == "value"]
-    takes = inspect.signature(estimator).parameters
-    given: dict[str, Any] = {"groups": groups, "gamma": gamma}
-    if "rewards" in takes:
-        given["rewards"] = advantage.rewards(groups, credits)
-    own = [credit for credit in credits if credit.pair == name]
-    earned = [credit.label for credit in credits if credit.channel != "value"]
-    expected = [credit.label for credit in credits if credit.channel == "value"]
-    given["labels"] = earned
-    for what, labels, kind in (("label", earned, "method that says what turns earned"), ("values", expected, "critic")):
-        labels = [credit.label for credit in own if what == "label" or credit.channel == "value"] or labels
-        if what in takes and not labels:
-            raise ValueError(f"--estimator {name} needs a {kind} in --credit")
-        if labels:
-            given[what] = labels[0]
-    found: Advantages = estimator(**{key: value for key, value in given.items() if key in takes})
+    given: dict[str, Any] = {"groups": groups, "gamma": gamma, **_labels(name, credits)}
+    given["rewards"] = advantage.rewards(groups, credits)
+    found: Advantages = estimator(
+        **{key: given[key] for key in inspect.signature(estimator).parameters if key in given}
+    )
     return found
 
 
@@ -53,20 +39,40 @@ def paired(name: str, names: Sequence[str]) -> tuple[str, list[str]]:
     An estimator among the methods (``--credit gigpo``) is the estimator. ``auto`` is the one that a method's paper
     pairs it with, of the first method whose paper has one of its own (one that needs a critic only where there is
     one), else ``turn``.
+
+    Raises:
+        ValueError: Two estimators, an unknown one, or one that needs a credit that is not there.
     """
-    kinds = {n: card_of(methods.look_up(n)).kind for n in names}
-    estimators = [n for n in names if kinds[n] == "estimator"]
-    if len(estimators) > 1 or (estimators and name not in ("auto", *estimators)):
+    estimators = [n for n in names if card_of(methods.look_up(n)).kind == "estimator"]
+    if len({*estimators, name} - {"auto"}) > 1:
         asked = [*estimators, *([] if name == "auto" else [f"--estimator {name}"])]
         raise ValueError(f"--credit {' '.join(names)}: expected one estimator, got {', '.join(asked)}")
     credits = [n for n in names if n not in estimators]
+    classes = [methods.find(n) for n in credits]
     if name == "auto":
-        classes = [methods.find(n) for n in credits]
         critic = any(cls.channel == "value" for cls in classes)
-        pairs = [cls.pair for cls in classes if cls.pair != "turn" and (critic or not _needs_critic(cls.pair))]
+        pairs = [cls.pair for cls in classes if cls.pair != "turn" and (critic or "values" not in _takes(cls.pair))]
         name = estimators[0] if estimators else pairs[0] if pairs else "turn"
+    _labels(name, classes)
     return name, credits
 
 
-def _needs_critic(estimator: str) -> bool:
-    return "values" in card_of(methods.look_up(estimator)).needs
+def _labels(name: str, credits: Sequence[Credit | type[Credit]]) -> dict[str, Any]:
+    """Return which credits an estimator reads: those that pair with it, else the first of their kind."""
+    kind = card_of(methods.look_up(name)).kind
+    if kind != "estimator":
+        raise ValueError(f"--estimator {name}: expected an estimator, got a {kind}")
+    takes = _takes(name)
+    own = [credit.label for credit in credits if credit.pair == name]
+    earned = [credit.label for credit in credits if credit.channel != "value"]
+    expected = [credit.label for credit in credits if credit.channel == "value"]
+    if "label" in takes and not own + earned:
+        raise ValueError(f"--estimator {name} needs a method in --credit that says what turns earned")
+    if "values" in takes and not expected:
+        raise ValueError(f"--estimator {name} needs a critic in --credit")
+    first = {"label": (own + earned)[:1], "values": [label for label in own + expected if label in expected][:1]}
+    return {"labels": earned} | {what: label for what, labels in first.items() for label in labels}
+
+
+def _takes(name: str) -> set[str]:
+    return set(inspect.signature(methods.look_up(name)).parameters)

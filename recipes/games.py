@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from milepost.agents.core import stable_seed
+from milepost.credit.methods import find
 from milepost.envs import textworld_games
-from milepost.envs.core import Task
+from milepost.envs.core import INFO_KEYS, Task
 from milepost.envs.make import make
 from milepost.recipes.cli import read_option
 
@@ -42,21 +43,27 @@ class Games:
             level = make(TEXTWORLD, **self._kwargs).get_wrapper_attr("level")
             textworld_games.compile_games(level, names)
 
-    def missing(self) -> dict[str, str]:
+    def missing(self, credits: Sequence[str] = ()) -> dict[str, str]:
         """Look at a game; return what it does not offer by the policy that would need it.
 
         Raises:
-            ValueError: The game cannot be begun, or there is nothing to clone and cloning is asked for.
+            ValueError: The game cannot be begun, its reset lacks what a credit method needs, or there is nothing to
+                clone and cloning is asked for.
         """
         args, (task,) = self._args, self.tasks(self.of["train"][:1], "look")
         env = make(args.env, **self._kwargs)
         try:
             _, info = env.reset(seed=task.seed, options={"task": task.task} if task.task else None)
+            given = set(info)
             found = {"random": bool(info.get("actions")), "oracle": env.has_wrapper_attr("oracle")}
         except Exception as error:
             raise ValueError(f"{args.env}: reset raised {type(error).__name__}: {error}") from error
         finally:
             env.close()
+        for name in credits:
+            for need in sorted(find(name).needs - given):
+                if need in INFO_KEYS and "reset" in INFO_KEYS[need].at:
+                    raise ValueError(f"credit {name!r} needs info[{need!r}] from reset; {args.env} gave none")
         if not found["oracle"] and (args.warmup_updates or args.after == "cloning"):
             raise ValueError(f"{args.env} has no oracle(), which cloning learns from: give --warmup-updates 0")
         return {policy: need for policy, need in NEEDS.items() if not found[policy]}

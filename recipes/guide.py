@@ -81,7 +81,7 @@ class Guide:
             if self.rank == 0:
                 self.games.compile()
             distributed.barrier()
-        self.missing = self.games.missing()
+        self.missing = self.games.missing(names)
         """Stage to what the environment does not have and the stage needs."""
         self.policy = self._policy()
         self.credits = credits_of(names, self.policy, seed=self.args.seed, lr=self.args.credit_lr)
@@ -230,6 +230,7 @@ class Guide:
                 "seconds": {name: round(seconds, 1) for name, seconds in self.usage.seconds.items()},
                 "peak_rss_bytes": self.usage.peak_rss_bytes,
                 "seed": self.args.seed,
+                "estimator": self.estimator,
                 "settings": self.run.info.settings,
                 "versions": self.run.info.versions,
             }

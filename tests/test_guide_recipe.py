@@ -13,7 +13,6 @@ import pytest
 import torch
 from guide_runs import LADDER, TEXTWORLD, metrics, train, weights, words
 
-from milepost.credit.methods import TABLE
 from milepost.envs.runs import read_episodes, read_run
 from milepost.recipes.cli import main
 
@@ -121,20 +120,6 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(ladder: Path,
     ours, same, other = (weights(folder) for folder in (ladder, tmp_path / "same", tmp_path / "other"))
     assert all(torch.equal(ours[name], same[name]) for name in ours)
     assert not all(torch.equal(ours[name], other[name]) for name in ours)
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_every_credit_method_trains(name: str, tmp_path: Path):
-    assert train(tmp_path / "run", "--credit", name, "--warmup-updates", "0", "--n-test", "1") == 0
-    assert f"credit/{name}/mean" in updates(tmp_path / "run")[-1]
-    trained = [e for e in read_episodes(tmp_path / "run") if e.group.startswith("rl/")]
-    assert all(name in turn.credit for e in trained for turn in e.turns)
-
-
-@pytest.mark.parametrize("name", ["rloo", "grpo"])
-def test_every_estimator_trains(name: str, tmp_path: Path):
-    assert train(tmp_path / "run", "--estimator", name, "--warmup-updates", "0", "--n-test", "1") == 0
-    assert len(updates(tmp_path / "run")) == 2
 
 
 def test_more_cloning_can_follow_the_warm_up_of_another_run(ladder: Path, tmp_path: Path):

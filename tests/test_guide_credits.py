@@ -1,0 +1,138 @@
+"""Every credit method and estimator that text games can serve trains through the Guide's recipe; the others say why."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from guide_runs import LADDER, TEXTWORLD, metrics, train, weights
+
+from milepost.credit import methods
+from milepost.credit.cards import card_of
+from milepost.envs.runs import read_episodes
+from milepost.recipes.guide import Guide
+
+ALONE = (
+    *("outcome", "dense", "progress", "validity", "gra", "dra", "spa", "oprl", "prime", "agentprm", "vineppo", "spo"),
+    *("archer", "turn", "rloo", "grpo", "loop", "reinforce_pp", "gigpo", "hgpo", "tree_grpo", "empg"),
+)
+SERVED = {name: name for name in ALONE} | {
+    "critic": "progress critic",
+    "turn_critic": "progress validity turn_critic",
+    "ppo": "spa critic",
+    "turn_ppo": "turn_critic",
+    "bilevel_gae": "progress critic bilevel_gae",
+    "monte_carlo": "vineppo monte_carlo",
+    "as_is": "archer as_is",
+    "istar": "oprl istar",
+    "prime_rloo": "prime prime_rloo",
+    "pooled": "progress pooled",
+    "mt_grpo": "progress mt_grpo",
+    "pure": "progress pure",
+    "gdpo": "progress validity gdpo",
+}
+"""Method -> what is given to ``--credit``."""
+REFUSED = {
+    **dict.fromkeys(("igpo", "mig", "tips", "trace", "r3"), r"needs info\['answer'\] from reset"),
+    **dict.fromkeys(("oni_retrieval", "oni_classification", "oni_ranking"), "needs (an annotator|info)"),
+    "calm": "needs (an annotator|info)",
+    "nous": "missing a required argument: 'belief'",
+    "sweet": "needs what only training may see",
+}
+"""Method -> why text games cannot serve it."""
+QUICK = ["--warmup-updates", "0", "--n-test", "1", "--probe-every", "9"]
+ELSEWHERE = {"trace_sum"}
+"""Pairs with a method that is refused."""
+
+
+def updates(run: Path) -> list[dict[str, float]]:
+    return [row for row in metrics(run) if "train/lr" in row]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_cache_of_games(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_every_reward_and_estimator_is_served_or_refused():
+    asked = {name for name in methods.TABLE if card_of(methods.look_up(name)).kind in ("reward", "estimator")}
+    assert asked == set(SERVED) | set(REFUSED) | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_it_trains_on_text_games(name: str, tmp_path: Path):
+    asked = SERVED[name].split()
+    assert train(tmp_path / "run", "--credit", *asked, *QUICK, env=TEXTWORLD) == 0
+    rows = updates(tmp_path / "run")
+    assert len(rows) == 2
+    trained = [e for e in read_episodes(tmp_path / "run") if e.group.startswith("rl/")]
+    for method in asked:
+        if card_of(methods.look_up(method)).kind == "reward":
+            assert f"credit/{method}/mean" in rows[-1]
+            assert all(method in turn.credit for e in trained for turn in e.turns)
+    assert all(turn.advantage is not None for e in trained for turn in e.turns if e.outcome is not None)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_text_games_lack_is_said_in_one_line_before_a_game_is_played(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert train(tmp_path / "run", "--credit", name, *QUICK, env=TEXTWORLD) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("milepost: ")
+    assert re.search(REFUSED[name], line), line
+    assert not (tmp_path / "run" / "run.json").exists(), "nothing was played"
+
+
+@pytest.mark.parametrize("name", ["spa", "oprl", "prime", "critic", "archer"])
+def test_a_run_stopped_between_two_updates_ends_like_one_that_was_not(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    flags = ["--credit", *SERVED[name].split(), *QUICK]
+    assert train(tmp_path / "whole", *flags) == 0
+
+    save = Guide.save
+
+    def save_and_stop(self: Guide) -> Path:
+        folder = save(self)
+        if self.training == "trained" and self.trainer is not None and self.trainer.n_updates == 1:
+            raise KeyboardInterrupt
+        return folder
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Guide, "save", save_and_stop)
+        assert train(tmp_path / "stopped", *flags) == 130
+    assert train(tmp_path / "stopped", *flags, "--resume") == 0
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    ours, theirs = weights(tmp_path / "stopped"), weights(tmp_path / "whole")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    kept, whole = (
+        torch.load(max((tmp_path / run / "checkpoints").iterdir()) / "credits.pt", weights_only=True)
+        for run in ("stopped", "whole")
+    )
+    assert differs(kept, whole) == []
+
+
+def differs(a: Any, b: Any, where: str = "state") -> list[str]:
+    """Return where two saved states differ, in any bit."""
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [where]
+    if isinstance(a, dict):
+        return [x for key in a.keys() | b.keys() for x in differs(a.get(key), b.get(key), f"{where}.{key}")]
+    if isinstance(a, list | tuple):
+        return [x for i, (p, q) in enumerate(zip(a, b, strict=True)) for x in differs(p, q, f"{where}[{i}]")]
+    return [] if a == b else [where]
+
+
+def test_an_estimator_beside_another_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert train(tmp_path / "run", "--credit", "gigpo", "--estimator", "rloo", env=LADDER) == 2
+    assert "expected one estimator, got gigpo, --estimator rloo" in capsys.readouterr().err
+    assert train(tmp_path / "run", "--credit", "progress", "--estimator", "ppo", env=LADDER) == 2
+    assert "--estimator ppo needs a critic in --credit" in capsys.readouterr().err
+    assert train(tmp_path / "run", "--credit", "progress", "--estimator", "krc", env=LADDER) == 2
+    assert "--estimator krc: expected an estimator, got a combiner" in capsys.readouterr().err
