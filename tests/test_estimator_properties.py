@@ -6,18 +6,19 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, find, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
+from milepost.credit.audit.bias import VARIANTS
 from milepost.credit.audit.changes import renamed
-from milepost.credit.audit.estimate import estimate, estimators, numbers
+from milepost.credit.audit.estimate import estimate, estimators, level_of, numbers
 from milepost.credit.audit.groups import attempt
-from milepost.credit.cards import card_of
 from milepost.credit.methods import TABLE
 from milepost.envs.core import Episode, Stop, groups_of
 
@@ -30,8 +31,22 @@ class Batch(NamedTuple):
     groups: list[list[Episode]]
     earned: list[Rows]
 
+    def __repr__(self) -> str:
+        told = [
+            [(e.outcome, [e.info_before(t)["state_key"] for t in range(len(e.turns))]) for e in g] for g in self.groups
+        ]
+        return f"Batch(outcomes and states {told}, earned {self.earned})"
 
-ESTIMATORS = estimators()
+
+UNFIT = {"as_is": "passes on what its own method says of every turn"}
+"""Estimators that no property here is about."""
+ESTIMATORS: dict[str, Callable[..., Any]] = {
+    f"{name}({told})" if told else name: partial(estimator, **options) if options else estimator
+    for name, estimator in estimators().items()
+    if name not in UNFIT
+    for told, options in {"": {}, **VARIANTS.get(name, {})}.items()
+}
+"""Every estimator of the table, and some with other options than its defaults."""
 EIGHTHS = st.integers(-8, 8).map(lambda n: n / 8)
 EARNED = st.one_of(st.none(), st.just(0.0), EIGHTHS)
 OUTCOMES = st.sampled_from([0.0, 0.25, 1.0])
@@ -148,7 +163,7 @@ def scale(f: Callable[..., Any], batch: Batch) -> bool:
         f, with_earned(with_outcomes(batch, lambda n, g, o: 2 * o), lambda v: None if v is None else 2 * v)
     )
     doubled = [[[2 * a for a in row] for row in group] for group in once]
-    return close(twice, doubled, 1e-4) or close(twice, once, 1e-4)
+    return close(twice, doubled, 2e-3) or close(twice, once, 2e-3)
 
 
 def equal_is_zero(f: Callable[..., Any], batch: Batch) -> bool:
@@ -178,12 +193,12 @@ def sums_to_zero(f: Callable[..., Any], batch: Batch) -> bool:
 
 def turns_alike(f: Callable[..., Any], batch: Batch) -> bool:
     """An estimator whose level is the episode gives all turns of an attempt one number."""
-    return card_of(f).level != "episode" or all(len(set(row)) == 1 for group in advantages(f, batch) for row in group)
+    return level_of(f) != "episode" or all(len(set(row)) == 1 for group in advantages(f, batch) for row in group)
 
 
 def length_counts_once(f: Callable[..., Any], batch: Batch) -> bool:
     """An estimator whose level is the episode counts an attempt once, however many turns it has."""
-    if card_of(f).level != "episode":
+    if level_of(f) != "episode":
         return True
     groups, earned = deepcopy(batch.groups), deepcopy(batch.earned)
     groups[0][0].turns.insert(0, deepcopy(groups[0][0].turns[0]))
@@ -279,10 +294,40 @@ PROPERTIES: list[Callable[[Callable[..., Any], Batch], bool]] = [
     precision,
     nothing,
 ]
-EXCEPT: dict[str, dict[str, str]] = {}
+CRITIC = "what is subtracted is a critic's, not the mean of a group"
+WHITE = "the paper whitens over the batch"
+AWAY = "discounted returns differ with the turns that are left, even of equal outcomes"
+UNCENTRED = "turn rewards count as they are; only outcomes are centred"
+TOKEN = "returns and means are over tokens"
+RAW = "a lone value passes, which is what makes it unbiased"
+SPARSE = "a bonus for certain turns remains where the outcomes say nothing"
+ENDS = "outcomes stand in one pool with turns that are no ends, so a constant is a charge or a bonus for those"
+CRITICS = ("ppo", "turn_ppo", "bilevel_gae", "monte_carlo")
+RAWS = ('turn(singleton="raw")', 'pooled(order="accumulate_then_normalise", normaliser=partial(rloo, singleton="raw"))')
+SUMS = dict.fromkeys(CRITICS, CRITIC) | dict.fromkeys(("gigpo", "hgpo"), AWAY)
+SUMS |= {"trace_sum": UNCENTRED, "empg": SPARSE} | dict.fromkeys(RAWS, RAW)
+EXCEPT: dict[str, dict[str, str]] = {
+    "groups_alone": dict.fromkeys(("reinforce_pp", "ppo", "turn_ppo", "bilevel_gae", "prime_rloo", "gdpo"), WHITE)
+    | {"empg": "entropies are compared over the batch"},
+    "shift": {k: v for k, v in SUMS.items() if k != "empg"}
+    | dict.fromkeys(('turn(leave_one_out=False, order="normalise_then_accumulate")', 'pooled(pools="joint")'), ENDS),
+    "scale": dict.fromkeys(CRITICS, CRITIC)
+    | {"trace_sum": UNCENTRED, "gdpo": "where two channels cancel, the whitening makes what eps leaves of them loud"},
+    "equal_is_zero": SUMS,
+    "nearly_equal_is_nearly_zero": SUMS,
+    "alone_is_zero": {"ppo": CRITIC, "monte_carlo": CRITIC, "trace_sum": UNCENTRED} | dict.fromkeys(RAWS, RAW),
+    "sums_to_zero": SUMS | {"reinforce_pp": WHITE, "prime_rloo": TOKEN},
+    "token_counts": dict.fromkeys(("ppo", "bilevel_gae", "prime_rloo"), TOKEN),
+}
 """Property -> estimator that does not keep it -> why."""
 BY_NAME = {p.__name__: p for p in PROPERTIES}
-FEW = settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(
+    max_examples=10,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    phases=[Phase.explicit, Phase.generate],  # shrinking costs minutes; a batch is small as it is
+)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -301,14 +346,14 @@ def test_an_exception_is_one(keeps: str, name: str):
         return not BY_NAME[keeps](ESTIMATORS[name], batch)
 
     try:
-        find(batches(), broken, settings=settings(max_examples=300, deadline=None, database=None))
+        find(batches(), broken, settings=settings(FEW, max_examples=300))
     except NoSuchExample:
         pytest.fail(f"{name} keeps {keeps}: take it out of EXCEPT")
 
 
 def test_exceptions_are_of_the_table():
     assert set(EXCEPT) <= set(BY_NAME)
-    assert {name for names in EXCEPT.values() for name in names} <= set(TABLE)
+    assert {name.partition("(")[0] for names in EXCEPT.values() for name in names} <= set(TABLE)
 
 
 def test_bfloat16_is_torchs():

@@ -31,18 +31,21 @@ def estimate(
     groups: Sequence[Sequence[Episode]],
     earned: Sequence[Sequence[Sequence[Any]]],
     outcome: float = 1.0,
+    expect: float = 0.5,
     **options: Any,
 ) -> Any:
     """Return ``[N][G][T]`` advantages of what turns earned, without the outcome, and ``outcome`` times the outcome.
 
     What it takes by name is what a recipe gives it: ``rewards``, ``groups``, ``label``, ``labels``, ``values``. One
     that takes no rewards adds the outcome itself: where the earned includes it already (``outcome`` 0), the episodes
-    that it sees have an outcome of 0.
+    that it sees have an outcome of 0. ``expect``: how much a critic expects of a state at most, 0 for one that says
+    nothing; what it expects is decided by task and observation. Where the estimator's level is the token, what a turn
+    earned is spread over its tokens.
     """
     takes = inspect.signature(estimator).parameters
-    per_token = _level(estimator) == "token"
+    per_token = level_of(estimator) == "token"
     batch = [
-        [_seen(e, row, per_token) for e, row in zip(g, rows, strict=True)]
+        [_seen(e, row, per_token, expect) for e, row in zip(g, rows, strict=True)]
         for g, rows in zip(groups, earned, strict=True)
     ]
     given: dict[str, Any] = {"groups": batch, "label": LABEL, "labels": [LABEL], "values": VALUES}
@@ -56,7 +59,8 @@ def estimate(
     return estimator(**{name: value for name, value in given.items() if name in takes} | options)
 
 
-def _level(estimator: Callable[..., Any]) -> str:
+def level_of(estimator: Callable[..., Any]) -> str:
+    """Return an estimator's level, with some of its options given or without."""
     inner = estimator.func if isinstance(estimator, partial) else estimator
     try:
         return card_of(inner).level
@@ -64,13 +68,15 @@ def _level(estimator: Callable[..., Any]) -> str:
         return "turn"
 
 
-def _seen(episode: Episode, row: Sequence[Value], per_token: bool) -> Episode:
-    """Return an episode with what its turns earned, and what a critic expected of each state: half a number of 0..1."""
+def _seen(episode: Episode, row: Sequence[Value], per_token: bool, expect: float) -> Episode:
+    """Return an episode with what its turns earned and what a critic expected of each state."""
     turns = []
-    for t, (turn, earned) in enumerate(zip(episode.turns, row, strict=True)):
-        value: Value = 0.5 * share(episode.task, episode.info_before(t).get("state_key"))
-        if per_token:
-            value = np.full(len(turn.action.tokens.ids) if turn.action.tokens else 0, value, np.float32)
+    for turn, earned in zip(episode.turns, row, strict=True):
+        value: Value = expect * share(episode.task, turn.observation)
+        n = len(turn.action.tokens.ids) if turn.action.tokens else 0
+        if per_token and n:
+            value = np.full(n, value, np.float32)
+            earned = None if earned is None else np.full(n, float(np.sum(earned)) / n)
         turns.append(replace(turn, credit={**turn.credit, LABEL: earned, VALUES: value}))
     return replace(episode, turns=turns)
 

@@ -19,7 +19,7 @@ from milepost.envs.core import Episode
 def _paired(subject: Subject, groups: Sequence[Sequence[Episode]], earned: Sequence[Rows], weight: float = 1.0) -> Any:
     scaled = [[[None if v is None else weight * number(v) for v in row] for row in rows] for rows in earned]
     outcome = 0.0 if subject.credit.includes_outcome else 1.0
-    return numbers(estimate(look_up(subject.credit.pair), groups, scaled, outcome))
+    return numbers(estimate(look_up(subject.credit.pair), groups, scaled, outcome, expect=0.0))
 
 
 def _totals(subject: Subject, group: Sequence[Episode]) -> list[float]:

@@ -14,7 +14,7 @@ import numpy as np
 from milepost.envs.core import Action, Episode, FloatArray, Message, Stop, Turn
 from milepost.sandbox.core import MachineError
 
-PARTS = ("scorer", "token_model", "annotator", "replay", "belief")
+PARTS = ("scorer", "token_model", "annotator", "replay", "privileged", "belief")
 """What a recipe gives to a method's constructor, under these keywords: what it needs, or cannot be made without."""
 
 
@@ -98,6 +98,11 @@ def hash_belief(episode: Episode, t: int) -> dict[str, list[float]]:
     return {"where": [p, 1 - p]}
 
 
+def hidden_ids(episode: Episode) -> list[int]:
+    """Return the token ids of what the agent was not shown: three, decided by the task."""
+    return [int(32 * share(episode.task, i)) for i in range(3)]
+
+
 class Broken:
     """A part whose machine is down: whatever is asked of it raises a ``MachineError``, and counts."""
 
@@ -129,6 +134,6 @@ def standin(part: str) -> Any:
         from milepost.credit.audit.tiny_tokens import TinyTokens
 
         return TinyTokens()
-    if part == "belief":
-        return hash_belief
-    return {"scorer": HashScorer, "annotator": HashAnnotator, "replay": HashReplay}[part]()
+    functions = {"belief": hash_belief, "privileged": hidden_ids}
+    classes = {"scorer": HashScorer, "annotator": HashAnnotator, "replay": HashReplay}
+    return functions[part] if part in functions else classes[part]()
