@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from milepost.credit.audit.bias import VARIANTS
+from milepost.credit.audit.bias import UNFIT, VARIANTS
 from milepost.credit.audit.changes import renamed
 from milepost.credit.audit.estimate import estimate, estimators, level_of, numbers
 from milepost.credit.audit.groups import attempt
@@ -38,8 +38,6 @@ class Batch(NamedTuple):
         return f"Batch(outcomes and states {told}, earned {self.earned})"
 
 
-UNFIT = {"as_is": "passes on what its own method says of every turn"}
-"""Estimators that no property here is about."""
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     f"{name}({told})" if told else name: partial(estimator, **options) if options else estimator
     for name, estimator in estimators().items()
