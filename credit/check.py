@@ -8,8 +8,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from milepost.credit.audit.form import begins
 from milepost.credit.audit.properties import PROPERTIES
-from milepost.credit.audit.rules import MEMORY, RULES, begins
+from milepost.credit.audit.rules import MEMORY, RULES
 from milepost.credit.audit.subject import Subject
 from milepost.credit.core import Credit
 from milepost.envs.check import Finding, Report

@@ -58,7 +58,8 @@ Measured by enumerating every group of 4 in two games (`credit/audit/bias.py`), 
 expected sum of what is earned (gamma 1). *Stopping*: at most 3 turns, each goes on (earns 0.5) or stops (0). *Detour*:
 two places, two moves, at most 3 turns, the right two moves win (outcome 1) and a turn earns 0.2 or -0.1 on the way; two
 logits. A group is a batch of its own. Unbiased is what is off by less than 1e-9 in both games; the exact gradients are
-**{_numbers(stopping)}** and **{_numbers(detour)}**."""
+**{_numbers(stopping)}** and **{_numbers(detour)}**. What reads a critic gets an arbitrary number for each state: a
+baseline may be wrong, but what is bootstrapped from it is biased until the critic has learned."""
     lines = ["| estimator | verdict | stopping | detour |", "| --- | --- | --- | --- |"]
     for found in survey():
         bold = f"**{found.verdict}**" if found.verdict.startswith("unbiased") else found.verdict

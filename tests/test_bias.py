@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from milepost.credit import advantage
-from milepost.credit.audit.bias import DetourGame, Game, StoppingGame, exact, expected, games, measure, own, survey
+from milepost.credit.audit.bias import (
+    UNFIT,
+    DetourGame,
+    Game,
+    StoppingGame,
+    exact,
+    expected,
+    games,
+    measure,
+    own,
+    survey,
+)
 from milepost.credit.audit.estimate import estimate, estimators, numbers
 
 INDEXWISE = {"leave_one_out": False, "order": "normalise_then_accumulate"}
@@ -128,7 +139,7 @@ def test_a_bias_of_a_millionth_is_found():
 
 def test_every_estimator_of_the_table_is_measured():
     found = survey()
-    assert {m.name.partition("(")[0] for m in found} == set(estimators())
+    assert {m.name.partition("(")[0] for m in found} == set(estimators()) - set(UNFIT)
     verdicts = {m.name: m.verdict for m in found}
     assert verdicts["rloo"] == verdicts['turn(singleton="raw")'] == "unbiased"
     assert verdicts["turn"] == verdicts["grpo"] == verdicts["pooled"] == "biased"

@@ -1,15 +1,12 @@
-"""What every estimator must keep: the dark room, ragged groups, and the symmetries of a batch."""
+"""Estimators by hand: the dark room, and what holds of some alone. test_estimator_properties.py has what all keep."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +20,6 @@ Rows = list[list[float]]
 
 raw = partial(advantage.turn_rtg, singleton="raw")
 totals_without_std = partial(advantage.grpo, scale="none")
-indexwise = partial(advantage.turn_rtg, leave_one_out=False, order="normalise_then_accumulate")
 
 
 def pooled_order(batch: Any) -> Returns:
@@ -31,7 +27,6 @@ def pooled_order(batch: Any) -> Returns:
 
 
 LINEAR: list[Callable[..., Returns]] = [advantage.rloo, totals_without_std, advantage.turn_rtg, raw, pooled_order]
-ALL = [*LINEAR, advantage.grpo, partial(advantage.turn_rtg, scale="group"), indexwise]
 
 # -- the dark room: a group in which all attempts failed
 
@@ -62,82 +57,6 @@ def test_one_scale_for_the_batch_is_out_of_the_dark_room_as_soon_as_one_group_wo
     assert abs(first[0]) < 1e-3
 
 
-# -- the ragged game: at most 3 turns, each goes on (0.5) or stops (0), P(go on) = sigmoid(0.3), groups of 4
-
-P = 1 / (1 + math.exp(-0.3))
-EXACT = 0.5 * P * (1 - P) * (1 + 2 * P + 3 * P**2)
-PLAYS = ["s", "cs", "ccs", "ccc"]
-CHANCE = dict(zip(PLAYS, [1 - P, P * (1 - P), P**2 * (1 - P), P**3], strict=True))
-SCORES = {"c": 1 - P, "s": -P}
-GROUPS = list(product(PLAYS, repeat=4))
-GROUP_CHANCE = np.array([math.prod(CHANCE[play] for play in group) for group in GROUPS])
-
-
-def estimates(estimator: Callable[..., Returns], bonus: float = 0.0) -> np.ndarray:
-    """[256] each possible group's estimate of the gradient of the expected return."""
-    found = []
-    for group in GROUPS:
-        rewards = [[0.5 + bonus if a == "c" else bonus for a in play] for play in group]
-        (rows,) = estimator([rewards])
-        terms = [SCORES[a] * x for play, row in zip(group, rows, strict=True) for a, x in zip(play, row, strict=True)]
-        found.append(sum(terms) / 4)
-    return np.array(found)
-
-
-def test_the_exact_gradient_of_the_ragged_game_is_that_of_the_specification():
-    assert pytest.approx(0.3837, abs=5e-5) == EXACT
-
-
-def pooled_unbiased(batch: Any) -> Returns:
-    groups = [[episode(0.0, credit={"a": row}) for row in group] for group in batch]
-    others = partial(normalise.rloo, singleton="raw")
-    return advantage.pooled(groups, "a", normaliser=others, order="accumulate_then_normalise")
-
-
-@pytest.mark.parametrize("estimator", [raw, advantage.rloo, pooled_unbiased], ids=["turns", "totals", "pools"])
-def test_leave_one_out_is_exactly_unbiased_in_the_ragged_game(estimator):
-    assert GROUP_CHANCE @ estimates(estimator) == pytest.approx(EXACT, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("estimator", "mean"),
-    [
-        (advantage.turn_rtg, 0.363),
-        (partial(advantage.turn_rtg, leave_one_out=False), 0.254),
-        (indexwise, 0.148),
-        (pooled_order, 0.186),
-        (totals_without_std, 0.75 * EXACT),
-    ],
-    ids=[
-        "lone survivors zeroed",
-        "own in the mean",
-        "each turn centred first",
-        "the pool centred first",
-        "own in total",
-    ],
-)
-def test_the_other_orders_are_biased_in_the_ragged_game_by_as_much_as_the_specification_says(estimator, mean):
-    assert GROUP_CHANCE @ estimates(estimator) == pytest.approx(mean, abs=2e-3)
-
-
-def test_sampled_groups_find_the_unbiased_mode_within_three_standard_errors_and_the_others_far_off():
-    n = 40_000
-    sampled = np.random.default_rng(0).choice(len(GROUPS), size=n, p=GROUP_CHANCE)
-    off = {}
-    for name, estimator in {"raw": raw, "zeroed": advantage.turn_rtg, "index": indexwise, "pool": pooled_order}.items():
-        values = estimates(estimator)[sampled]
-        off[name] = abs(values.mean() - EXACT) / (values.std(ddof=1) / math.sqrt(n))
-    assert off["raw"] < 3
-    assert all(off[name] > 10 for name in ("zeroed", "index", "pool"))
-
-
-def test_with_a_cost_for_every_turn_the_pooled_order_points_the_wrong_way_and_leave_one_out_does_not():
-    cost = 1.0
-    exact = P * (1 - P) * (0.5 * (1 + 2 * P + 3 * P**2) - cost * (1 + 2 * P))
-    assert GROUP_CHANCE @ estimates(raw, -cost) == pytest.approx(exact, abs=1e-12)
-    assert exact < 0 < GROUP_CHANCE @ estimates(pooled_order, -cost)
-
-
 # -- symmetries
 
 NUMBERS = st.integers(-8, 8).map(lambda n: n / 8)
@@ -153,52 +72,11 @@ def same(a: Any, b: Any) -> bool:
     )
 
 
-@pytest.mark.parametrize("estimator", ALL)
-@given(batch=BATCH)
-def test_every_turn_gets_a_finite_advantage_and_the_rewards_are_left_alone(estimator, batch):
-    before = [[list(row) for row in group] for group in batch]
-    result = estimator(batch)
-    assert [[len(row) for row in group] for group in result] == [[len(row) for row in group] for group in batch]
-    assert all(math.isfinite(x) for group in result for row in group for x in row)
-    assert batch == before
-
-
-@pytest.mark.parametrize("estimator", ALL)
-@given(group=GROUP, data=st.data())
-def test_the_order_of_attempts_does_not_matter(estimator, group, data):
-    order = data.draw(st.permutations(range(len(group))))
-    (result,) = estimator([group])
-    (shuffled,) = estimator([[group[i] for i in order]])
-    assert same(shuffled, [result[i] for i in order])
-
-
-@pytest.mark.parametrize("estimator", ALL)
-@given(batch=BATCH)
-def test_a_group_does_not_feel_the_others(estimator, batch):
-    assert estimator(batch) == [estimator([group])[0] for group in batch]
-    assert estimator(batch[::-1]) == estimator(batch)[::-1]
-
-
 @pytest.mark.parametrize("scale", ["none", "group", "batch"])
 @given(batch=BATCH)
 def test_the_order_of_groups_does_not_matter_under_any_scale(scale, batch):
     forth, back = (advantage.turn_rtg(b, scale=scale) for b in (batch, batch[::-1]))
     assert all(same(a, b) for a, b in zip(forth, back[::-1], strict=True))
-
-
-@pytest.mark.parametrize("estimator", [advantage.rloo, advantage.grpo, totals_without_std, advantage.turn_rtg])
-@given(group=GROUP, shift=NUMBERS)
-def test_shifting_all_outcomes_changes_nothing(estimator, group, shift):
-    shifted = [[*row[:-1], row[-1] + shift] for row in group]
-    assert same(estimator([shifted])[0], estimator([group])[0])
-
-
-@pytest.mark.parametrize("estimator", [e for e in ALL if e is not raw])
-@given(row=ROWS)
-def test_a_group_of_one_gets_zero(estimator, row):
-    if estimator is pooled_order:
-        row = row[:1]
-    assert estimator([[row]]) == [[[0.0] * len(row)]]
 
 
 @pytest.mark.parametrize("estimator", [advantage.rloo, advantage.grpo, totals_without_std])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from milepost.credit import advantage, diagnostics
+from milepost.credit.check import check
 from milepost.credit.core import assign
 from milepost.credit.made import episode
 from milepost.credit.methods import resolve
@@ -53,6 +54,10 @@ def test_the_printed_method_is_found_from_a_fresh_interpreter_in_its_folder(fold
     code = "from milepost.credit.methods import resolve; print(resolve('my_module:MyCredit').label)"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("novelty\n", "")
+
+
+def test_the_printed_method_keeps_the_contract(folder: Path):
+    assert check("my_module:MyCredit", bonus=0.5).failures == []
 
 
 def test_the_printed_method_names_what_it_misses(folder: Path):

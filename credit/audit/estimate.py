@@ -39,8 +39,8 @@ def estimate(
     What it takes by name is what a recipe gives it: ``rewards``, ``groups``, ``label``, ``labels``, ``values``. One
     that takes no rewards adds the outcome itself: where the earned includes it already (``outcome`` 0), the episodes
     that it sees have an outcome of 0. ``expect``: how much a critic expects of a state at most, 0 for one that says
-    nothing; what it expects is decided by task and observation. Where the estimator's level is the token, what a turn earned
-    is spread over its tokens.
+    nothing; what it expects is decided by task and observation. Where the estimator's level is the token, what a turn
+    earned is spread over its tokens.
     """
     takes = inspect.signature(estimator).parameters
     per_token = level_of(estimator) == "token"

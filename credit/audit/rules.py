@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -12,58 +12,11 @@ from milepost.credit.audit import groups as made
 from milepost.credit.audit.changes import CHANGES, WITHOUT, renamed
 from milepost.credit.audit.standins import Broken, LevelScorer
 from milepost.credit.audit.subject import Rows, Subject, changed, difference, number, same, told
-from milepost.credit.cards import NEEDS
-from milepost.credit.core import Channel, Credit, Level, assign, overrides
-from milepost.credit.methods import TABLE
+from milepost.credit.core import Credit, assign, overrides
 from milepost.envs.core import Episode
-from milepost.envs.rules import said
 
 TINY = 1e-9
 CLOSE_TO_NOTHING = 1e-9
-
-
-def begins(subject: Subject) -> Iterator[tuple[str, str]]:
-    """The card is whole, and every group is answered with a number, an array or None for each turn."""
-    yield from (("card", text) for text in _card(subject))
-    if not (subject.credit.live or overrides(subject.credit, "on_group")):
-        yield "card", "it overrides neither on_turn nor on_group, so it says nothing."
-        return
-    for name, group in made.all_groups().items():
-        try:
-            rows = subject.answers(group)
-        except Exception as error:
-            yield "raises", f"asked about the group {name!r}, which has all that there is, it raised {said(error)}."
-            return
-        if wrong := _shape(group, rows):
-            yield "shape", f"of the group {name!r}: {wrong}."
-            return
-
-
-def _card(subject: Subject) -> Iterator[str]:
-    credit = subject.credit
-    if not credit.name:
-        yield "it sets no name, so its numbers have no label."
-    if unknown := credit.needs - NEEDS:
-        yield f"needs names {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(NEEDS))}."
-    if credit.channel not in get_args(Channel) or credit.level not in get_args(Level):
-        yield f"channel and level are {credit.channel!r} and {credit.level!r}, which do not exist."
-    if credit.pair not in TABLE:
-        yield f"pair is {credit.pair!r}: expected an estimator of credit/methods.py."
-
-
-def _shape(group: Sequence[Episode], rows: Rows) -> str:
-    if len(rows) != len(group):
-        return f"expected {len(group)} rows, one an attempt, got {len(rows)}"
-    for g, (episode, row) in enumerate(zip(group, rows, strict=True)):
-        if len(row) != len(episode.turns):
-            return f"attempt {g}: expected {len(episode.turns)} values, one a turn, got {len(row)}"
-        for t, (turn, value) in enumerate(zip(episode.turns, row, strict=True)):
-            n = len(turn.action.tokens.ids) if turn.action.tokens else 0
-            if isinstance(value, np.ndarray) and value.shape not in ((n,), ()):
-                return f"attempt {g}, turn {t}: expected {n} numbers, one a sampled token, got shape {value.shape}"
-            if not (value is None or isinstance(value, int | float | np.number | np.ndarray)):
-                return f"attempt {g}, turn {t}: expected a number, an array or None, got {type(value).__name__}"
-    return ""
 
 
 def _finite(subject: Subject) -> Iterator[str]:
