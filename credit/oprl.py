@@ -96,8 +96,8 @@ class OPRL(Credit):
         import torch
 
         turns = [[x.sum() for x in row] for row in log_ratios(self.name, self.model, group)]
-        zero = torch.zeros(())
-        sums = [sum(row, zero.to(row[0].device) if row else zero) for row in turns]
+        zero = torch.zeros((), device=next((x.device for row in turns for x in row), None))
+        sums = [sum(row, zero) for row in turns]
         by = [1.0 if self.traj_score == "sum" else max(1, len(row)) for row in turns]
         return torch.stack([self.beta * total / n for total, n in zip(sums, by, strict=True)])
 

@@ -68,7 +68,7 @@ def test_the_loss_and_its_gradient_are_those_of_bradley_and_terry():
 
 
 def test_one_pair_moves_the_process_model():
-    metrics = OPRL(token_model=Bigram()).fit([[spoken(1.0, [3, 4]), spoken(0.0, [5])]])
+    metrics = OPRL(token_model=Bigram()).fit([[spoken(1.0, [3, 4]), spoken(0.0, [5]), spoken(None)]])
     assert metrics["credit/oprl/grad_norm"] > 1e-4
     assert metrics["credit/oprl/pairs"] == 1.0
 
@@ -131,7 +131,7 @@ def test_the_loss_is_a_mean_over_pairs_of_the_batch_and_not_over_groups():
 def test_a_mean_over_turns_is_the_sum_over_their_number():
     group = [spoken(1.0, [3], [4], [5])]
     total, mean = (OPRL(token_model=Bigram(), traj_score=how).scores(group) for how in ("sum", "mean"))  # type: ignore[arg-type]
-    assert float(total[0]) == pytest.approx(3 * float(mean[0]))
+    assert total[0].item() == pytest.approx(3 * mean[0].item())
     assert float(OPRL(token_model=Bigram(), traj_score="mean").scores([spoken(1.0)])[0]) == 0.0
 
 
