@@ -214,6 +214,24 @@ def test_rewards_per_token_are_pooled_by_their_sum_over_the_turn():
     assert adv(groups, normaliser=normalise.center)[0] == [[1.0], [-1.0]]
 
 
+def test_the_token_variant_pools_tokens_and_gives_each_its_own():
+    def told(outcome: float, *rows: list[float]) -> Episode:
+        return episode(outcome, n_tokens=[len(r) for r in rows], credit={"oprl": [np.array(r, "f") for r in rows]})
+
+    # tokens 1 3 | 2 and 2: mean 2; outcomes 1 and 0: +-1/2
+    groups = [[told(1.0, [1.0, 3.0], [2.0]), told(0.0, [2.0])]]
+    won, lost = adv(groups, normaliser=normalise.center, unit="token")[0]
+    assert [x.tolist() for x in won] == [[-0.5, 1.5], [0.5]]
+    assert [x.tolist() for x in lost] == [[-0.5]]
+    # the largest sum to a turn's end is 1 + 3
+    scaled, _ = adv(groups, normaliser=normalise.center, unit="token", rescale=True)[0]
+    assert scaled[0] == pytest.approx([0.25, 0.75], abs=1e-5)
+    with pytest.raises(ContractError, match="istar needs credit 'oprl' per token"):
+        adv([[episode(1.0, n_tokens=[1], credit={"oprl": [0.5]})]], unit="token")
+    assert adv([], unit="token") == []
+    assert istar([[]], [[]], unit="token") == [[]]
+
+
 def test_rescaling_divides_by_the_largest_of_the_whole_batch():
     table = rescaled([[[1.0, None]], [[-4.0]]])
     assert table[0][0][0] == pytest.approx(0.25, abs=1e-6)
