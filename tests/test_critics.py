@@ -228,7 +228,7 @@ def written(critic: Credit) -> list[list[Episode]]:
 def test_a_value_has_not_seen_the_token_or_turn_it_is_of(kind):
     critic = make(kind)
     torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
-    rows: Any = critic.on_group([spoken(1.0, [3, 4]), spoken(1.0, [7, 4])])
+    rows: Any = critic.on_group([spoken(1.0, [3, 4]), spoken(1.0, [7, 5])])
     first = [np.atleast_1d(row[0])[0] for row in rows]
     assert first[0] == first[1] != 0.0
 
