@@ -11,10 +11,10 @@ from milepost.credit import normalise
 from milepost.credit.advantage import Batch, Numbers, Returns, Table, normalised
 from milepost.credit.advantage import rewards as earned
 from milepost.credit.cards import method
-from milepost.credit.core import Channel, Credit, Rewards, TokenModel
+from milepost.credit.core import Advantages, Channel, Credit, Rewards, TokenModel
 from milepost.credit.heads import required, sampled_logprobs
-from milepost.credit.normalise import Normaliser
-from milepost.credit.tokens import outcome_of, same_shape
+from milepost.credit.normalise import Floats, Normaliser
+from milepost.credit.tokens import lengths, outcome_of, same_shape, token_credit
 from milepost.envs.core import ContractError, Episode
 
 Score = Literal["sum", "mean"]
@@ -96,8 +96,8 @@ class OPRL(Credit):
         import torch
 
         turns = [[x.sum() for x in row] for row in log_ratios(self.name, self.model, group)]
-        zero = torch.zeros(())
-        sums = [sum(row, zero.to(row[0].device) if row else zero) for row in turns]
+        zero = torch.zeros((), device=next((x.device for row in turns for x in row), None))
+        sums = [sum(row, zero) for row in turns]
         by = [1.0 if self.traj_score == "sum" else max(1, len(row)) for row in turns]
         return torch.stack([self.beta * total / n for total, n in zip(sums, by, strict=True)])
 
@@ -153,7 +153,8 @@ def istar(
     normaliser: Normaliser = normalise.zscore,
     merged: bool = False,
     rescale: bool = False,
-) -> Returns:
+    unit: Unit = "turn",
+) -> Advantages:
     """Return ``[N][G][T]`` normalised outcome plus ``alpha`` times normalised process reward.
 
     ``A_t = A_E + alpha * A_S_t``: the outcome in the pool of the group's attempts, ``r_t`` in that of all turns of all
@@ -167,14 +168,22 @@ def istar(
         normaliser: ``zscore`` (the paper), ``rloo`` (the released scripts) or ``center``.
         merged: The ablation: ``outcome + alpha * sum_t r_t`` is normalised once, all turns alike.
         rescale: Divide process rewards by the largest of the batch first (``rescaled``).
+        unit: ``"token"``, the other ablation: the pool is all tokens of all turns, the result ``[N][G][T][A]``.
 
     Source: Liu et al. 2025, arXiv 2509.19199.
     Differs: the step pool has all turns; the released normaliser has the first turns alone.
     """
     same_shape("istar", groups, rewards)
+    outcomes: Table = [[[outcome_of("istar", e)] for e in group] for group in groups]
+    if unit == "token":
+        tokens = _token_steps(groups, label, normaliser, rescale)
+        episodes = normalised(outcomes, normaliser, over="group")
+        return [
+            [[float(e[0] or 0.0) + alpha * s for s in row] for e, row in zip(own, rows, strict=True)]
+            for own, rows in zip(episodes, tokens, strict=True)
+        ]
     process = earned(groups, label, outcome=0.0)
     process = rescaled(process) if rescale else process
-    outcomes: Table = [[[outcome_of("istar", e)] for e in group] for group in groups]
     if merged:
         outcomes = [
             [[float(o[0] or 0.0) + alpha * sum(r or 0.0 for r in row)] for o, row in zip(*pair, strict=True)]
@@ -187,6 +196,30 @@ def istar(
         [[float(e[0] or 0.0) + alpha * (s or 0.0) for s in row] for e, row in zip(own, rows, strict=True)]
         for own, rows in zip(episodes, steps, strict=True)
     ]
+
+
+def _token_steps(groups: Batch, label: str, normaliser: Normaliser, rescale: bool) -> list[list[list[Floats]]]:
+    """[N][G][T][A] the token credit normalised over all tokens of its group.
+
+    A scale of the batch is the largest sum from a token to its turn's end: with a token a turn, the largest reward.
+    """
+    rows = [[token_credit("istar", e, label, "OPRL(unit='token') gives it") for e in group] for group in groups]
+    by = 1.0
+    if rescale:
+        turns = [
+            x for g, own in zip(groups, rows, strict=True) for e, r in zip(g, own, strict=True) for x in _split(r, e)
+        ]
+        by = max((float(np.abs(x[::-1].cumsum()).max()) for x in turns), default=0.0) + 1e-6
+    table = []
+    for group, own in zip(groups, rows, strict=True):
+        pool = normaliser(np.concatenate([*own, np.zeros(0)]) / by)
+        ends = np.cumsum([len(row) for row in own])
+        table.append([_split(pool[end - len(row) : end], e) for end, row, e in zip(ends, own, group, strict=True)])
+    return table
+
+
+def _split(flat: Floats, episode: Episode) -> list[Floats]:
+    return np.split(flat, np.cumsum(lengths("istar", episode))[:-1]) if episode.turns else []
 
 
 def rescaled(process: Numbers) -> Table:

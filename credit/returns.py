@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from milepost.credit.normalise import Floats
 
@@ -39,11 +41,13 @@ def token_gae(
     gamma: float = 1.0,
     lam: float = 0.95,
     bootstrap: float = 0.0,
+    ends: Sequence[int] | NDArray[np.intp] = (),
 ) -> tuple[Floats, Floats]:
     """Return ``[L]`` advantages and ``[L]`` returns (advantage + value) of a row of tokens, 0 off the policy's own.
 
     A token of the environment changes neither the next value nor the trace, so the value after the last token of a turn
-    is that of the first token of the next.
+    is that of the first token of the next. ``ends`` are tokens of the policy after which nothing follows: neither value
+    nor trace passes from what comes after them.
 
     Raises:
         ValueError: The three differ in length, or a reward lies on a token that the policy did not write.
@@ -58,10 +62,14 @@ def token_gae(
         at = int(np.flatnonzero((r != 0) & ~mask)[0])
         raise ValueError(f"gae: expected rewards on the policy's tokens, got {r[at]} on token {at} of the environment")
     own = v[mask]
-    deltas = r[mask] + gamma * np.append(own[1:], bootstrap) - own if len(own) else own
+    goes_on = np.ones(len(r))
+    goes_on[np.asarray(ends, np.intp)] = 0.0
+    goes_on = goes_on[mask]
+    deltas = r[mask] + gamma * goes_on * np.append(own[1:], bootstrap) - own if len(own) else own
     traces, trace = [], 0.0
-    for delta in deltas[::-1].tolist():  # plain floats: a tenth of the time of array elements
-        trace = delta + gamma * lam * trace
+    steps = zip(deltas[::-1].tolist(), (gamma * lam * goes_on)[::-1].tolist(), strict=True)
+    for delta, decay in steps:  # plain floats: a tenth of the time of array elements
+        trace = delta + decay * trace
         traces.append(trace)
     advantages = np.zeros_like(r)
     advantages[mask] = traces[::-1]

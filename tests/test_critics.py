@@ -39,7 +39,7 @@ def valued(outcome: float, *values: list[float], stop: Stop = Stop.TERMINATED, *
     return e
 
 
-def flat(row: list[Any]) -> list[float]:
+def flat(row: Any) -> list[float]:
     return [float(x) for a in row for x in a]
 
 
@@ -228,7 +228,7 @@ def written(critic: Credit) -> list[list[Episode]]:
 def test_a_value_has_not_seen_the_token_or_turn_it_is_of(kind):
     critic = make(kind)
     torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
-    rows: Any = critic.on_group([spoken(1.0, [3, 4]), spoken(1.0, [7, 4])])
+    rows: Any = critic.on_group([spoken(1.0, [3, 4]), spoken(1.0, [7, 5])])
     first = [np.atleast_1d(row[0])[0] for row in rows]
     assert first[0] == first[1] != 0.0
 
@@ -301,7 +301,7 @@ def test_a_clipped_value_has_the_larger_loss_and_no_gradient_beyond():
 
 @pytest.mark.parametrize("kind", [Critic, TurnCritic, ArCHer])
 def test_the_loss_of_a_critic_has_the_gradient_of_finite_differences(kind):
-    critic = make(kind, rewards=[], outcome=1.0, **({"polyak": 0.0} if kind is ArCHer else {}))
+    critic = make(ArCHer, polyak=0.0) if kind is ArCHer else make(kind)
     heads = list(critic.heads.values()) if kind is ArCHer else [critic.head]
     for i, head in enumerate(heads):
         torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(i))
@@ -532,7 +532,7 @@ def test_sweet_learns_from_pairs_and_takes_no_step_without():
     assert sweet.fit([[spoken(1.0, [3])], []]) == {"credit/sweet/pairs": 0.0}
     assert model.steps == 0
     group = [spoken(1.0, [3, 4]), spoken(0.0, [5, 6])]
-    losses = [sweet.fit([group])["credit/sweet/loss"] for _ in range(10)]
+    losses = [sweet.fit([[*group, spoken(None)]])["credit/sweet/loss"] for _ in range(10)]
     assert losses == sorted(losses, reverse=True)
     (won,), (lost,) = sweet.on_group(group)
     assert won > lost  # type: ignore[operator]

@@ -68,7 +68,7 @@ def test_the_loss_and_its_gradient_are_those_of_bradley_and_terry():
 
 
 def test_one_pair_moves_the_process_model():
-    metrics = OPRL(token_model=Bigram()).fit([[spoken(1.0, [3, 4]), spoken(0.0, [5])]])
+    metrics = OPRL(token_model=Bigram()).fit([[spoken(1.0, [3, 4]), spoken(0.0, [5]), spoken(None)]])
     assert metrics["credit/oprl/grad_norm"] > 1e-4
     assert metrics["credit/oprl/pairs"] == 1.0
 
@@ -131,7 +131,7 @@ def test_the_loss_is_a_mean_over_pairs_of_the_batch_and_not_over_groups():
 def test_a_mean_over_turns_is_the_sum_over_their_number():
     group = [spoken(1.0, [3], [4], [5])]
     total, mean = (OPRL(token_model=Bigram(), traj_score=how).scores(group) for how in ("sum", "mean"))  # type: ignore[arg-type]
-    assert float(total[0]) == pytest.approx(3 * float(mean[0]))
+    assert total[0].item() == pytest.approx(3 * mean[0].item())
     assert float(OPRL(token_model=Bigram(), traj_score="mean").scores([spoken(1.0)])[0]) == 0.0
 
 
@@ -212,6 +212,24 @@ def test_rewards_per_token_are_pooled_by_their_sum_over_the_turn():
         [episode(0.0, n_tokens=[2], credit={"oprl": [np.array([1.0, 2.0], "f")]}), episode(0.0, credit={"oprl": [1.0]})]
     ]
     assert adv(groups, normaliser=normalise.center)[0] == [[1.0], [-1.0]]
+
+
+def test_the_token_variant_pools_tokens_and_gives_each_its_own():
+    def told(outcome: float, *rows: list[float]) -> Episode:
+        return episode(outcome, n_tokens=[len(r) for r in rows], credit={"oprl": [np.array(r, "f") for r in rows]})
+
+    # tokens 1 3 | 2 and 2: mean 2; outcomes 1 and 0: +-1/2
+    groups = [[told(1.0, [1.0, 3.0], [2.0]), told(0.0, [2.0])]]
+    won, lost = adv(groups, normaliser=normalise.center, unit="token")[0]
+    assert [x.tolist() for x in won] == [[-0.5, 1.5], [0.5]]
+    assert [x.tolist() for x in lost] == [[-0.5]]
+    # the largest sum to a turn's end is 1 + 3
+    scaled, _ = adv(groups, normaliser=normalise.center, unit="token", rescale=True)[0]
+    assert scaled[0] == pytest.approx([0.25, 0.75], abs=1e-5)
+    with pytest.raises(ContractError, match="istar needs credit 'oprl' per token"):
+        adv([[episode(1.0, n_tokens=[1], credit={"oprl": [0.5]})]], unit="token")
+    assert adv([], unit="token") == []
+    assert istar([[]], [[]], unit="token") == [[]]
 
 
 def test_rescaling_divides_by_the_largest_of_the_whole_batch():

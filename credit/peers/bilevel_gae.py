@@ -84,8 +84,5 @@ def bilevel(
     ends = np.asarray(turn_end, dtype=np.intp)
     turn_returns = gae(r[ends], v[ends], gamma=gamma_turn, lam=lam, bootstrap=bootstrap) + v[ends]
     r[ends] = turn_returns
-    advantages, mask = np.zeros_like(r), np.asarray(action_mask, dtype=bool)
-    for start, end in zip([0, *(ends[:-1] + 1)], ends + 1, strict=True):
-        own = slice(start, end)
-        advantages[own], _ = token_gae(r[own], v[own], mask[own], gamma=gamma_token, lam=lam)
+    advantages, _ = token_gae(r, v, action_mask, gamma=gamma_token, lam=lam, ends=ends)
     return advantages, turn_returns

@@ -65,7 +65,8 @@ class Critic(Credit):
         self.head = self.model.adopt(linear(self.model.size))
         self.rewards, self.outcome = rewards, outcome
         self.gamma, self.lam, self.kl = gamma, lam, kl
-        self.clip, self.bootstrap, self.n_steps = clip, bootstrap, n_steps
+        self.bootstrap: Bootstrap = bootstrap
+        self.clip, self.n_steps = clip, n_steps
 
     def on_group(self, group: Sequence[Episode]) -> Rewards:
         """[G][T][A] the values as they are now."""

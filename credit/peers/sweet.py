@@ -75,10 +75,12 @@ class SWEET(Credit):
             losses = []
             for group, p in found:
                 if p:
-                    scores = [self.beta * torch.stack(row).sum() for row in self._advantages(group)]
-                    losses.append(preference_losses(torch.stack(scores), p).sum())
-            loss = sum(losses, torch.zeros(())) / n_pairs
-            metrics["loss"] = self.model.total(float(loss.detach()))
+                    rows = self._advantages(group)
+                    zero = torch.zeros((), device=next(x.device for row in rows for x in row))
+                    scores = torch.stack([self.beta * sum(row, zero) for row in rows])
+                    losses.append(preference_losses(scores, p).sum())
+            loss = sum(losses, 0.0) / n_pairs
+            metrics["loss"] = self.model.total(float(sum(x.detach() for x in losses)) / n_pairs)
             metrics |= self.model.step(loss)
         return {f"credit/{self.label}/{key}": value for key, value in metrics.items()}
 
