@@ -64,6 +64,8 @@ def rewards(groups: Batch, credits: Credits = (), outcome: float | None = None) 
             for turn in episode.turns:
                 earned = [w * float(np.sum(v)) for k, w in weights.items() if (v := turn.credit.get(k)) is not None]
                 row.append(sum(earned) if earned else None)
+            if not row:
+                raise ContractError(f"episode {episode.id!r} has no turns; groups_of leaves it out")
             if outcome:
                 row[-1] = (row[-1] or 0.0) + outcome * _outcome(episode)
             rows.append(row)

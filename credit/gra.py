@@ -89,7 +89,7 @@ class GRA(Credit):
 
     def on_group(self, group: Sequence[Episode]) -> Rewards:
         """[G][T] what passed the gates, the outcome with the last turn."""
-        if not any(turn.info.get("reward_components") for episode in group for turn in episode.turns):
+        if group and not any(turn.info.get("reward_components") for episode in group for turn in episode.turns):
             raise ContractError(f"{self.name} needs info['reward_components'] at steps; {group[0].env_id} gave none")
         self._n_bad += sum(
             not math.isfinite(value)

@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 
 SHARED = ("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context")
 """Settings that a run and the one it takes its warm-up from have in common."""
-COUNTS = re.compile(r"skipped/|group/count$|credit/.+/(judged|\w*not_finite)$")
+COUNTS = re.compile(
+    r"skipped/|group/count$|credit/.+/(judged|unjudged|asked|annotated|labels|waiting|un\w+ed|annotator_failed|"
+    r"\w*not_finite|\w*missing)$"
+)
 """Metrics that count what was on one rank; those of the trainer are over all ranks already."""
 Step = Callable[["Guide", Trainer, int], dict[str, float]]
 """One update of a stage: number of the update in, metrics out."""

@@ -7,8 +7,12 @@ import re
 import pytest
 from broken_credits import BROKEN, Good
 
+from milepost.credit.audit.standins import standin
+from milepost.credit.audit.subject import Subject
 from milepost.credit.cards import card_of
 from milepost.credit.check import check
+from milepost.credit.core import overrides
+from milepost.credit.made import episode
 from milepost.credit.methods import TABLE, look_up
 
 METHODS = [name for name in TABLE if card_of(look_up(name)).kind == "reward"]
@@ -30,3 +34,18 @@ def test_every_method_of_ours_keeps_the_contract(name: str):
     report = check(name)
     assert report.failures == []
     assert [note for note in report.notes if note.text.startswith("not measured")] == []
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if overrides(Subject(n, {}).credit, "on_group")])
+def test_a_group_without_attempts_is_no_error(name: str):
+    assert Subject(name, {}).fresh().on_group([]) == []
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if {"scorer", "token_model", "replay"} & card_of(look_up(n)).needs]
+)
+def test_a_method_that_is_not_given_its_part_names_it(name: str):
+    (part,) = {"scorer", "token_model", "replay"} & card_of(look_up(name)).needs
+    others = {p: standin(p) for p in Subject(name, {}).parts if p != part}
+    with pytest.raises(ValueError, match=rf"^{name}.* needs a {part}"):
+        look_up(name)(**others).on_group([episode(1.0, state_key=["a", "b"], n_tokens=[1])])

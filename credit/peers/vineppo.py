@@ -104,13 +104,13 @@ def monte_carlo(
     values: str = "vineppo",
     gamma: float = 1.0,
     *,
-    cut: Literal["last", "zero"] = "last",
+    cut: Literal["last", "zero"] = "zero",
 ) -> Table:
     """Return ``[N][G][T]`` ``A_t = r_t + gamma V(s_{t+1}) - V(s_t)``, with V the credit ``values``.
 
-    The value of a terminal state is 0. Of the state in which an episode was cut (``stop`` is not TERMINATED) nobody
-    knows one: ``cut="last"`` keeps the last known value of the episode for it; ``"zero"`` takes 0, which is exact where
-    the turn limit belongs to the task and fresh attempts end by it too, as their returns then say what it costs.
+    The value of a terminal state is 0, and so is that of the state in which the turn limit ended an episode: it was
+    scored, and fresh attempts end by the same limit. ``cut="last"`` keeps the last known value there instead, for a
+    limit that does not belong to the task.
 
     A turn before which the value is None does not begin a segment: from one known value to the next, all turns get
     ``sum_j gamma^j r_{t+j} + gamma^n V(s_{t+n}) - V(s_t)``. Turns before the first known value get None (not trained).
