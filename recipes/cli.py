@@ -9,31 +9,19 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pkgutil
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-if TYPE_CHECKING:
-    from milepost.envs.check import Report
+from milepost.recipes.console import did_you_mean, explain, parse, print_report, read_option
 
-A = TypeVar("A")
-EXTRAS = {"torch": "train", "transformers": "train", "peft": "train", "safetensors": "train", "psutil": "train"} | {
-    "gguf": "train",
-    "matplotlib": "train",
-    "textworld": "textworld",
-    "yaml": "vectors",
-    "PIL": "images",
-}
-"""The extra of this distribution that brings a package."""
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass
@@ -78,21 +66,6 @@ class PlotArgs:
     """Which metric to draw; without it, success on the probe games, else the mean outcome in training."""
     out: Path | None = None
     """The picture's file; without it, ``curve.png`` in the first run's folder."""
-
-
-def parse(args: type[A], argv: Sequence[str] | None = None, prog: str | None = None) -> A:
-    """Return a recipe's ``Args`` from the command line, help text from the strings under the fields.
-
-    Without ``argv`` the process is the recipe's own (``python -m milepost.recipes.NAME``, torchrun): then its errors
-    are told as the command ``milepost`` tells them.
-    """
-    if argv is None:
-        if "--debug" in sys.argv:
-            sys.argv.remove("--debug")
-        else:
-            sys.excepthook = _told
-        argv = sys.argv[1:]
-    return tyro.cli(args, args=argv, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def recipe_names() -> list[str]:
@@ -144,19 +117,6 @@ def check(argv: Sequence[str]) -> int:
     options = dict(read_option(text) for text in args.option)
     report = check_env(args.env, **options)
     return print_report(report, {"env": args.env}, options, as_json=args.json)
-
-
-def print_report(report: Report, what: dict[str, str], options: dict[str, Any], *, as_json: bool) -> int:
-    """Print what a check found, for a person or a machine; return its exit code."""
-    if as_json:
-        rows = {k: [{"rule": f.rule, "text": f.text} for f in getattr(report, k)] for k in ("failures", "notes")}
-        print(json.dumps({**what, "options": options, "ok": report.ok} | rows, indent=2))
-    else:
-        for kind, findings in (("FAIL", report.failures), ("note", report.notes)):
-            for finding in findings:
-                print(f"{kind}  {finding.rule}: {finding.text}")
-        print(f"{' '.join(what.values())}: {'keeps' if report.ok else 'breaks'} the contract")
-    return 0 if report.ok else 1
 
 
 def credit(argv: Sequence[str]) -> int:
@@ -214,64 +174,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(told[0], file=sys.stderr)
         return told[1]
-
-
-def did_you_mean(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """Return `` (did you mean 'x'?)`` where a known name is close, else nothing."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def explain(error: BaseException, command: Sequence[str]) -> tuple[str, int] | None:
-    """Return (one line, exit code) for what the caller, a full disk a machine or Ctrl-C did; None for a bug of ours."""
-    import gymnasium
-
-    from milepost.sandbox.core import MachineError
-
-    if isinstance(error, KeyboardInterrupt):
-        if "train" not in command[:2] and command[0] == "milepost":
-            return "stopped", 130
-        again = shlex.join([*command, *([] if "--resume" in command else ["--resume"])])
-        return f"stopped; what was finished is kept. Go on with: {again}", 130
-    if isinstance(error, ModuleNotFoundError):
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
-            return None
-        return f"milepost: this needs {package}: pip install 'milepost[{EXTRAS[package]}]'", 2
-    if isinstance(error, MachineError):
-        return f"milepost: {' '.join(str(error).split())}", 1
-    if isinstance(error, (ValueError, OSError, gymnasium.error.Error)):
-        return f"milepost: {' '.join(str(error).split()) or type(error).__name__}", 2
-    return None
-
-
-def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Tell an uncaught error of a recipe that runs as a process of its own."""
-    module = getattr(sys.modules["__main__"].__spec__, "name", None)
-    n_ranks = os.environ.get("WORLD_SIZE", "1")
-    start = ["python", "-m"] if n_ranks == "1" else ["torchrun", "--standalone", "--nproc-per-node", n_ranks, "-m"]
-    told = explain(error, [*start, module, *sys.argv[1:]] if module else sys.argv)
-    if told is None:
-        sys.__excepthook__(kind, error, trace)
-        return
-    if not (isinstance(error, KeyboardInterrupt) and os.environ.get("RANK", "0") != "0"):
-        print(told[0], file=sys.__stderr__, flush=True)  # torch redirects sys.stderr here and loses it
-    _exit(told[1])
-
-
-def _exit(code: int) -> NoReturn:
-    raise SystemExit(code)
-
-
-def read_option(text: str) -> tuple[str, Any]:
-    """Return ``name=value`` as (name, value); the value is read as JSON where it is JSON, else as text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--option: expected name=value, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def _about(entry_point: Any) -> str:

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from milepost.recipes.console import did_you_mean, parse, print_report, read_option
+
 USAGE = """usage: milepost credit COMMAND ...
 
   list    [--json]                          list the methods, estimators and whatever else works on credit
@@ -52,7 +54,6 @@ class CreditCheckArgs:
 
 def credit(argv: Sequence[str]) -> int:
     """List credit methods, check one, or compute worked examples."""
-    from milepost.recipes.cli import did_you_mean
 
     commands = {"list": _list, "check": _check, "vectors": _vectors}
     if not argv or argv[0] in ("-h", "--help"):
@@ -67,7 +68,6 @@ def credit(argv: Sequence[str]) -> int:
 
 def _list(argv: Sequence[str]) -> int:
     from milepost.credit.methods import cards
-    from milepost.recipes.cli import parse
 
     args = parse(ListArgs, argv, prog="milepost credit list")
     rows = [{**card._asdict(), "needs": sorted(card.needs)} for card in cards()]
@@ -80,7 +80,6 @@ def _list(argv: Sequence[str]) -> int:
 
 
 def _vectors(argv: Sequence[str]) -> int:
-    from milepost.recipes.cli import parse
 
     args = parse(VectorsArgs, argv, prog="milepost credit vectors")
     from milepost.recipes.vectors.runner import run
@@ -103,7 +102,6 @@ def _vectors(argv: Sequence[str]) -> int:
 
 
 def _check(argv: Sequence[str]) -> int:
-    from milepost.recipes.cli import parse, print_report, read_option
 
     args = parse(CreditCheckArgs, argv, prog="milepost credit check")
     from milepost.credit.check import check

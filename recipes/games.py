@@ -11,7 +11,7 @@ from milepost.credit.methods import find
 from milepost.envs import textworld_games
 from milepost.envs.core import INFO_KEYS, Task
 from milepost.envs.make import make
-from milepost.recipes.cli import read_option
+from milepost.recipes.console import read_option
 
 if TYPE_CHECKING:
     from milepost.recipes.textworld_guide import Args

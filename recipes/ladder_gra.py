@@ -37,7 +37,7 @@ from milepost.credit import advantage, methods
 from milepost.credit.core import Credit, assign, restore, saved
 from milepost.envs.core import Episode, Task, groups_of
 from milepost.envs.runs import Run
-from milepost.recipes.cli import parse
+from milepost.recipes.console import parse
 from milepost.recipes.report import plot
 
 

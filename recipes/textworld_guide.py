@@ -29,7 +29,7 @@ from milepost.agents.trainer import Trainer
 from milepost.credit import advantage, diagnostics
 from milepost.credit.core import assign
 from milepost.envs.core import groups_of
-from milepost.recipes.cli import parse
+from milepost.recipes.console import parse
 from milepost.recipes.estimate import estimate
 from milepost.recipes.guide import Guide
 

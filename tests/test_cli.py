@@ -16,7 +16,7 @@ from milepost.recipes import cli
 RECIPE = """
 '''A recipe that ends as its flag says.'''
 from dataclasses import dataclass
-from milepost.recipes.cli import parse
+from milepost.recipes.console import parse
 
 @dataclass
 class Args:
