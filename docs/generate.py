@@ -17,6 +17,7 @@ import numpy as np
 from milepost.credit.audit.bias import survey, truth
 from milepost.credit.audit.standins import PARTS
 from milepost.credit.cards import Card, card_of
+from milepost.credit.check import check
 from milepost.credit.core import Credit
 from milepost.credit.methods import TABLE, look_up
 
@@ -30,6 +31,7 @@ HEADINGS = {
     "schedule": "Coefficients",
     "metric": "Numbers to watch",
 }
+NUMBER = r"-?\d+(?:\.\d+)?"
 GIVEN = {*PARTS, "self", "groups", "rewards", "label", "labels", "values", "credits"}
 
 
@@ -68,7 +70,44 @@ baseline may be wrong, but what is bootstrapped from it is biased until the crit
     return f"{text}\n\n" + "\n".join(lines)
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"methods": methods, "bias": bias}
+def audit() -> str:
+    """Return what ``milepost credit check`` says of every method of ours, a row each."""
+    head = ["method", "with", "contract", "dark room: left at 1/100", "stopping", "an idle turn changes", "farmed"]
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    for name in TABLE:
+        method = look_up(name)
+        if card_of(method).kind != "reward" or card_of(method).channel == "value":
+            continue
+        report = check(name)
+        notes = {note.rule: note.text for note in report.notes}
+        estimator = re.search(r"'(\w+)' estimates", notes["stopping"])
+        cells = [
+            f"`{name}`",
+            f"`{estimator[1]}`" if estimator else "",
+            "kept" if report.ok else f"**broken: {', '.join(f.rule for f in report.failures)}**",
+            _found(r"leaves (\d+%)", notes["dark room"]) or "pays nothing",
+            _found(rf"(unbiased|biased by [+-]{NUMBER})", notes["stopping"]),
+            "nothing"
+            if "changes no total" in notes["length"]
+            else _found(rf"({NUMBER} -> {NUMBER})", notes["length"])
+            or f"{_found(rf'gets ({NUMBER}) more', notes['length'])} in the first turn",
+            _farmed(notes["farming"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _farmed(note: str) -> str:
+    win, lose = _found(rf"shortest way up earns ({NUMBER})", note), _found(rf", ({NUMBER}): ", note)
+    return f"**yes** ({lose} > {win})" if "can be farmed" in note else f"no ({lose} < {win})" if win else "pays nothing"
+
+
+def _found(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    return found[1] if found else ""
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"methods": methods, "audit": audit, "bias": bias}
 
 
 def page(text: str) -> str:
