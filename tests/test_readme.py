@@ -18,7 +18,9 @@ PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", *sorted((ROOT / "docs").glob("*
 
 
 def printed(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    """Return the blocks of a page that are fenced as this language."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)
+    return [block for told, block in fenced if told == language]
 
 
 def test_the_loop_of_ones_own_runs_as_printed(tmp_path: Path):
