@@ -83,7 +83,7 @@ def test_it_is_token_gae_of_the_whole_row():
     (row,) = ppo([[e]], [[[0.1, -0.2, 0.5]]], gamma_token=0.9, lam=0.8, whiten=False)[0]
     reward = [0, 0, 0.1, -0.2, 0, 0, 0, 0.5]
     expected, _ = token_gae(
-        reward, np.float32([x for row in values for x in row]), np.ones(8, bool), gamma=0.9, lam=0.8
+        reward, np.array([x for row in values for x in row], np.float32), np.ones(8, bool), gamma=0.9, lam=0.8
     )
     assert flat(row) == pytest.approx(expected.tolist())
 
