@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from milepost.credit.core import TokenModel
+from milepost.credit.core import Credit, TokenModel
 from milepost.envs.core import ContractError, Episode, FloatArray
 
 
@@ -18,6 +18,21 @@ def required(name: str, token_model: TokenModel | None) -> TokenModel:
     if token_model is None:
         raise ContractError(f"{name} needs a token_model: the recipe gives it (an AdapterModel beside the policy)")
     return token_model
+
+
+class Trained(Credit):
+    """A method with a token model of its own, ``self.model``, that is saved and resumed with the run."""
+
+    trains: ClassVar[bool] = True
+    model: TokenModel
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the model's weights, heads and optimizer."""
+        return {"model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+        self.model.load_state_dict(state["model"])
 
 
 def linear(size: int, *, seed: int | None = None) -> Any:

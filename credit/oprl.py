@@ -11,8 +11,8 @@ from milepost.credit import normalise
 from milepost.credit.advantage import Batch, Numbers, Returns, Table, normalised
 from milepost.credit.advantage import rewards as earned
 from milepost.credit.cards import method
-from milepost.credit.core import Advantages, Channel, Credit, Rewards, TokenModel
-from milepost.credit.heads import required, sampled_logprobs
+from milepost.credit.core import Advantages, Channel, Rewards, TokenModel
+from milepost.credit.heads import Trained, required, sampled_logprobs
 from milepost.credit.normalise import Floats, Normaliser
 from milepost.credit.tokens import lengths, outcome_of, same_shape, token_credit
 from milepost.envs.core import ContractError, Episode
@@ -22,7 +22,7 @@ Score = Literal["sum", "mean"]
 Unit = Literal["turn", "token"]
 
 
-class OPRL(Credit):
+class OPRL(Trained):
     """A turn earns how much likelier the process model finds it than the policy that took it did.
 
     ``r_t = beta * sum over the turn's tokens of (log p_phi - log p_old)``, ``p_old`` being what the sampler recorded.
@@ -47,7 +47,6 @@ class OPRL(Credit):
     needs: ClassVar[frozenset[str]] = frozenset({"token_model", "logprobs", "outcome"})
     channel: ClassVar[Channel] = "separate"
     paper: ClassVar[str] = "arXiv 2509.19199"
-    trains: ClassVar[bool] = True
     pair: ClassVar[str] = "istar"
 
     def __init__(
@@ -100,14 +99,6 @@ class OPRL(Credit):
         sums = [sum(row, zero) for row in turns]
         by = [1.0 if self.traj_score == "sum" else max(1, len(row)) for row in turns]
         return torch.stack([self.beta * total / n for total, n in zip(sums, by, strict=True)])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the process model's weights and optimizer."""
-        return {"model": self.model.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
-        self.model.load_state_dict(state["model"])
 
 
 def log_ratios(name: str, model: TokenModel, episodes: Sequence[Episode]) -> list[list[Any]]:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from milepost.credit.core import Credit, Rewards, TokenModel
-from milepost.credit.heads import everyone, linear, required
+from milepost.credit.core import Rewards, TokenModel
+from milepost.credit.heads import Trained, everyone, linear, required
 from milepost.credit.normalise import Floats
 from milepost.envs.core import ContractError, Episode
 
@@ -17,7 +17,7 @@ Residual = Literal["none", "spread"]
 """What becomes of ``R - R_hat``: nothing, or every turn gets an equal part of it."""
 
 
-class SPA(Credit):
+class SPA(Trained):
     """A turn earns its estimated share of the outcome, and a bonus where the move was executed.
 
     ``r_t = alpha * c_t + beta * g_t``: ``c_t`` is a linear head on the state at the turn's last token, ``g_t`` is 1
@@ -44,7 +44,6 @@ class SPA(Credit):
     needs: ClassVar[frozenset[str]] = frozenset({"token_model", "valid", "outcome"})
     includes_outcome: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2505.20732"
-    trains: ClassVar[bool] = True
     pair: ClassVar[str] = "ppo"
 
     def __init__(
@@ -104,14 +103,6 @@ class SPA(Credit):
                 metrics = {k: self.model.total(float(v)) / total for k, v in seen.items()}
             metrics |= self.model.step(errors.square().sum() / total)
         return {f"credit/{self.label}/{key}": value for key, value in metrics.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the estimator's weights and optimizer."""
-        return {"model": self.model.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
-        self.model.load_state_dict(state["model"])
 
     def _shares(self, episodes: Sequence[Episode]) -> Any:
         """[sum of T] of all turns in order, with gradient."""

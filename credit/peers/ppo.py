@@ -11,13 +11,13 @@ from milepost.credit import advantage
 from milepost.credit.advantage import Batch, Numbers
 from milepost.credit.cards import method
 from milepost.credit.core import Advantages, Channel, Credit, Level, Rewards, TokenModel
-from milepost.credit.heads import everyone, linear, required
+from milepost.credit.heads import Trained, everyone, linear, required
 from milepost.credit.returns import token_gae
 from milepost.credit.tokens import Bootstrap, following, lengths, placed, same_shape, token_credit, whitened
 from milepost.envs.core import ContractError, Episode
 
 
-class Critic(Credit):
+class Critic(Trained):
     """What was expected before each sampled token: a linear head on the state that predicts it, so not having seen it.
 
     ``fit`` takes steps on ``mean over tokens of max((V - G)^2, (clip(V, V_old - c, V_old + c) - G)^2) / 2``, G being
@@ -45,7 +45,6 @@ class Critic(Credit):
     channel: ClassVar[Channel] = "value"
     level: ClassVar[Level] = "token"
     paper: ClassVar[str] = "arXiv 1707.06347"
-    trains: ClassVar[bool] = True
     pair: ClassVar[str] = "ppo"
 
     def __init__(
@@ -95,14 +94,6 @@ class Critic(Credit):
                 }
             metrics |= self.model.step(loss)
         return {f"credit/{self.label}/{key}": value for key, value in metrics.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the critic's weights and optimizer."""
-        return {"model": self.model.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
-        self.model.load_state_dict(state["model"])
 
     def _values(self, episodes: Sequence[Episode]) -> list[list[Any]]:
         """[E][T] tensors ``[A]``, with gradient."""

@@ -10,8 +10,8 @@ import numpy as np
 from milepost.credit import normalise
 from milepost.credit.advantage import Batch, Numbers
 from milepost.credit.cards import method
-from milepost.credit.core import Advantages, Channel, Credit, Level, Rewards, TokenModel
-from milepost.credit.heads import everyone, required
+from milepost.credit.core import Advantages, Channel, Level, Rewards, TokenModel
+from milepost.credit.heads import Trained, everyone, required
 from milepost.credit.normalise import Floats
 from milepost.credit.oprl import log_ratios
 from milepost.credit.returns import return_to_go
@@ -19,7 +19,7 @@ from milepost.credit.tokens import lengths, outcome_of, same_shape, whitened
 from milepost.envs.core import ContractError, Episode
 
 
-class PRIME(Credit):
+class PRIME(Trained):
     """A token earns ``beta * (log p_phi - log p_ref)``; ``fit`` teaches the model to predict the outcome.
 
     Loss: cross-entropy of ``sigmoid(beta * sum of all tokens' log-ratios)`` with an outcome of 0 or 1, mean over
@@ -42,7 +42,6 @@ class PRIME(Credit):
     channel: ClassVar[Channel] = "separate"
     level: ClassVar[Level] = "token"
     paper: ClassVar[str] = "arXiv 2502.01456"
-    trains: ClassVar[bool] = True
     pair: ClassVar[str] = "prime_rloo"
 
     def __init__(
@@ -80,14 +79,6 @@ class PRIME(Credit):
             **self.model.step(loss),
         }
         return {f"credit/{self.label}/{key}": value for key, value in metrics.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the model's weights and optimizer."""
-        return {"model": self.model.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
-        self.model.load_state_dict(state["model"])
 
     def _ratios(self, episodes: Sequence[Episode]) -> list[list[Any]]:
         """[E][T][A] tensors ``log p_phi - log p_ref``, with gradient."""

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from milepost.credit.core import Channel, Credit, Rewards, TokenModel
-from milepost.credit.heads import required
+from milepost.credit.core import Channel, Rewards, TokenModel
+from milepost.credit.heads import Trained, required
 from milepost.credit.oprl import log_ratios, pairs, preference_losses
 from milepost.envs.core import ContractError, Episode
 
@@ -17,7 +17,7 @@ Privileged = Callable[[Episode], Sequence[int]]
 """The tokens that the critic reads before an episode and the agent did not: a solution, a hidden answer."""
 
 
-class SWEET(Credit):
+class SWEET(Trained):
     """A turn's number is the mean over its tokens of ``log p_phi(token | also the hidden text) - log p_old(token)``.
 
     ``fit`` takes one step on ``-log sigmoid(beta * sum_t A_t of the winner - the same of the loser)``, averaged over
@@ -39,7 +39,6 @@ class SWEET(Credit):
     needs: ClassVar[frozenset[str]] = frozenset({"token_model", "privileged", "logprobs", "outcome"})
     channel: ClassVar[Channel] = "separate"
     paper: ClassVar[str] = "arXiv 2503.15478"
-    trains: ClassVar[bool] = True
     pair: ClassVar[str] = "as_is"
 
     def __init__(
@@ -83,14 +82,6 @@ class SWEET(Credit):
             metrics["loss"] = self.model.total(float(sum(x.detach() for x in losses)) / n_pairs)
             metrics |= self.model.step(loss)
         return {f"credit/{self.label}/{key}": value for key, value in metrics.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the critic's weights and optimizer."""
-        return {"model": self.model.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
-        self.model.load_state_dict(state["model"])
 
     def _advantages(self, group: Sequence[Episode]) -> list[list[Any]]:
         """[G][T] tensors, with gradient."""
