@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -19,6 +21,21 @@ def compute_narrow(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "lora_A") and isinstance(getattr(module, "base_layer", None), torch.nn.Linear):
             module.forward = MethodType(_forward, module)
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """Switch a peft model's adapter off for a while, and leave what requires a gradient as it was.
+
+    peft's own context lets every adapter weight require a gradient again when it ends, the frozen ones too.
+    """
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for p, required in before:
+            p.requires_grad_(required)
 
 
 def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

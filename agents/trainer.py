@@ -15,7 +15,7 @@ from torch import Tensor
 
 from milepost.agents import checkpoint, distributed
 from milepost.agents.core import stable_seed
-from milepost.agents.lora import compute_narrow
+from milepost.agents.lora import compute_narrow, without_adapter
 from milepost.agents.loss import clone_loss
 from milepost.agents.metrics import Tally
 from milepost.agents.objective import Objective, Row, clone_rows, column, policy_rows, surrogate
@@ -143,7 +143,7 @@ class Trainer:
         """
         if not hasattr(self.policy.model, "disable_adapter"):
             raise ValueError("the reference policy is the model with its adapter off; this model has none (use LoRA)")
-        with self.policy.model.disable_adapter():
+        with without_adapter(self.policy.model):
             return self._scores(samples)
 
     def save(self, path: Path) -> None:

@@ -44,6 +44,8 @@ class AnswerCredit(Credit):
     needs: ClassVar[frozenset[str]] = frozenset({"answer", "scorer"})
     channel: ClassVar[Channel] = "separate"
     pair: ClassVar[str] = "pooled"
+    frozen: ClassVar[bool] = False
+    """Whether its paper scores by a reference that does not learn, and not by the policy in training."""
 
     def __init__(
         self, *, scorer: Scorer | None = None, probe: Probe = PROBE, strict: bool = True, last: bool = False

@@ -145,7 +145,8 @@ class CALM(Credit):
                 raise ContractError(f"calm needs info['subgoals'] from reset; {episode.env_id} gave none")
             return list(names)
         ids = (episode.info.get("task_id"), episode.task, episode.seed, episode.group)
-        key = f"{episode.env_id} {next(id for id in ids if id is not None)}"
+        options = " ".join(f"{name}={value}" for name, value in sorted(episode.env_kwargs.items()))
+        key = f"{episode.env_id} {options} {next(id for id in ids if id is not None)}"
         if key not in self.identified and episode.turns:
             (answer,) = self._ask([prompts.identify(self._view(episode, 0), **self._texts(episode))])
             if names := prompts.read_subgoals(answer or ""):

@@ -33,6 +33,7 @@ class ONI(Credit):
 
     Source: Zheng et al. 2024, arXiv 2410.23022. Needs: ``info["caption"]`` at every step, an annotator.
     Pair with: ``peers.ppo`` (gamma 0.99).
+    Differs: with several ranks each asks and learns by itself, from the episodes that it plays.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"caption", "annotator"})

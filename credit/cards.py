@@ -32,6 +32,8 @@ class Card(NamedTuple):
     """``arXiv 2505.10978``, or what else names the source."""
     trains: bool = False
     """Whether it trains a model of its own, in ``fit``."""
+    batch: bool = False
+    """Whether an estimator's statistics run over the whole batch: the groups of all ranks must be there."""
 
 
 _CARDS: dict[Callable[..., Any], Card] = {}
@@ -45,6 +47,7 @@ def method(
     level: Level = "turn",
     needs: str = "",
     channel: Channel | None = None,
+    batch: bool = False,
 ) -> Callable[[F], F]:
     """Give a function its card; ``needs`` are words separated by spaces."""
     words = frozenset(needs.split())
@@ -56,7 +59,7 @@ def method(
         raise ValueError(f"method {id!r}: kind: expected one of {', '.join(get_args(Kind))}, got {kind!r}")
 
     def give(function: F) -> F:
-        _CARDS[function] = Card(id, kind, level, words, channel, paper)
+        _CARDS[function] = Card(id, kind, level, words, channel, paper, batch=batch)
         return function
 
     return give

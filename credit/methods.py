@@ -64,6 +64,8 @@ TABLE: dict[str, str] = {
     "empg": "peers.empg:empg",
     "gdpo": "combine.gdpo:gdpo",
     "as_is": "peers.archer:as_is",
+    "q_rloo": "peers.agentprm:q_rloo",
+    "spo_segments": "peers.spo:spo_segments",
     # many signals into one
     "conditional": "combine.gdpo:conditional",
     "par": "combine.par:par",
@@ -93,14 +95,18 @@ def resolve(name: str, **kwargs: Any) -> Credit:
     Raises:
         ValueError: No such method, module or class, it is no credit method, or it has no such option: one line.
     """
-    cls = find(name)
-    signature = inspect.signature(cls)
+    check_options(name, **kwargs)
+    return find(name)(**kwargs)
+
+
+def check_options(name: str, **kwargs: Any) -> None:
+    """Raise what ``resolve`` would with these options, and make nothing."""
+    signature = inspect.signature(find(name))
     try:
         signature.bind(**kwargs)
     except TypeError as error:
         options = ", ".join(signature.parameters) or "no options"
         raise ValueError(f"credit {name!r}: {error}; it takes {options}") from None
-    return cls(**kwargs)
 
 
 def find(name: str) -> type[Credit]:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from milepost.agents import distributed
 from milepost.credit import advantage, methods
 from milepost.credit.cards import card_of
 from milepost.credit.core import Advantages, Credit
@@ -13,24 +14,29 @@ from milepost.envs.core import Episode
 
 
 def estimate(name: str, groups: Sequence[Sequence[Episode]], credits: Sequence[Credit], gamma: float) -> Advantages:
-    """Return ``[N][G][T]`` advantages of a batch whose credit is assigned.
+    """Return ``[N][G][T]`` advantages of a batch whose credit is assigned; with several ranks, of this rank's groups.
 
     An estimator takes by name what it looks at: ``rewards`` (credit and outcome of every turn), ``groups``, ``gamma``
-    (per turn), ``label`` (the process credit that it normalises on its own), ``labels`` (all of them), ``values`` (what
-    a critic expected).
+    (per turn; 1 where its critic's values are per token, which nothing discounts by turn), ``label`` (the process
+    credit that it normalises on its own), ``labels`` (all of them), ``values`` (what a critic expected). One whose
+    statistics run over the batch gets the groups of all ranks.
 
     Raises:
         ValueError: There is no such estimator, or it needs a credit that is not there.
     """
-    if not groups:
+    estimator, labels = methods.look_up(name), _labels(name, credits)
+    levels = {credit.label: credit.level for credit in credits}
+    ranks = distributed.gather(list(groups)) if card_of(estimator).batch else [list(groups)]
+    batch = [group for part in ranks for group in part]
+    if not batch:
         return []
-    estimator = methods.look_up(name)
-    given: dict[str, Any] = {"groups": groups, "gamma": gamma, **_labels(name, credits)}
-    given["rewards"] = advantage.rewards(groups, credits)
-    found: Advantages = estimator(
-        **{key: given[key] for key in inspect.signature(estimator).parameters if key in given}
-    )
-    return found
+    given: dict[str, Any] = {"groups": batch, "gamma": gamma, **labels}
+    if levels.get(labels.get("values", "")) == "token":
+        given["gamma"] = 1.0
+    given["rewards"] = advantage.rewards(batch, credits)
+    found: Advantages = estimator(**{key: given[key] for key in _takes(name) if key in given})
+    first = sum(len(part) for part in ranks[: distributed.rank()]) if len(ranks) > 1 else 0
+    return found[first : first + len(groups)]
 
 
 def paired(name: str, names: Sequence[str]) -> tuple[str, list[str]]:
@@ -70,7 +76,10 @@ def _labels(name: str, credits: Sequence[Credit | type[Credit]]) -> dict[str, An
         raise ValueError(f"--estimator {name} needs a method in --credit that says what turns earned")
     if "values" in takes and not expected:
         raise ValueError(f"--estimator {name} needs a critic in --credit")
-    first = {"label": (own + earned)[:1], "values": [label for label in own + expected if label in expected][:1]}
+    read = (own + earned)[:1]
+    if "label" in takes and read[0] not in expected and (unread := [label for label in earned if label not in read]):
+        raise ValueError(f"--estimator {name} reads {read[0]!r} alone, not {', '.join(unread)} (turn adds them up)")
+    first = {"label": read, "values": [label for label in own + expected if label in expected][:1]}
     return {"labels": earned} | {what: label for what, labels in first.items() for label in labels}
 
 

@@ -26,13 +26,13 @@ from milepost.agents.local.policy import LocalPolicy
 from milepost.agents.objective import Objective
 from milepost.agents.progress import bar
 from milepost.agents.trainer import Trainer
-from milepost.credit.core import Credit, restore, saved
+from milepost.credit.core import Credit, restore
 from milepost.envs.core import Episode, Task
 from milepost.envs.files import clear_when_full
 from milepost.envs.runs import Run, read_run, write_json
 from milepost.recipes.estimate import paired
 from milepost.recipes.games import Games
-from milepost.recipes.parts import credits_of
+from milepost.recipes.parts import check_credits, credits_file, credits_of, read_states, states_of
 from milepost.recipes.report import plot, table
 from milepost.recipes.report.stats import wilson
 from milepost.recipes.usage import Usage, give_back
@@ -79,6 +79,10 @@ class Guide:
 
     def _prepare(self) -> None:
         self.estimator, names = paired(self.args.estimator, self.args.credit)
+        check_credits(names)
+        self.credit_names = names
+        self.credits: list[Credit] = []
+        """Methods are made when RL begins, as models of their own begin as the policy is then."""
         self.games = Games(self.args)
         with self.usage.timed("games"):
             if self.rank == 0:
@@ -87,7 +91,6 @@ class Guide:
         self.missing = self.games.missing(names)
         """Stage to what the environment does not have and the stage needs."""
         self.policy = self._policy()
-        self.credits = credits_of(names, self.policy, seed=self.args.seed, lr=self.args.credit_lr)
         self._restore()
 
     def __enter__(self) -> Guide:
@@ -117,6 +120,7 @@ class Guide:
             return
         args = self.args
         trainer = self._trainer(stage)
+        self._begin_credits(stage)
         first = sum(n for key, n in self.done.items() if key.endswith(" updates"))
         todo = range(trainer.n_updates, n_updates)
         with self.usage.timed(stage), bar(self._title(stage), todo, "updates") as tick:
@@ -198,7 +202,7 @@ class Guide:
             "peak": self.usage.peak_rss_bytes,
         }
 
-        credits_of_ranks = distributed.gather([saved(c) for c in self.credits])
+        credits_of_ranks = distributed.gather(states_of(self.credits, self.rank))
 
         def write(folder: Path) -> None:
             write_json(folder / "state.json", state)
@@ -301,20 +305,21 @@ class Guide:
             return
         if not checkpoint:
             check_warmup_of(self.args)
-        own = folder / credits_file(self.rank)  # absent where more processes go on than began
         try:
             state = json.loads((folder / "state.json").read_text())
-            states = torch.load(own if own.exists() else folder / credits_file(0), weights_only=True)
+            states = read_states(folder, self.rank)
         except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError) as error:
             raise ValueError(f"{folder} is not a whole checkpoint: {error}") from error
         self.done, training = state["done"], state["training"]
         if checkpoint:
             self.n_saves = int(checkpoint.name)
             self.usage.seconds, self.usage.peak_rss_bytes = state["seconds"], state["peak"]
-            for method, its in zip(self.credits, states, strict=True):
-                restore(method, its)
         if training:
             self._trainer(training).load(folder / "trainer.safetensors")
+        if checkpoint and states:
+            self._begin_credits(training)
+            for method, its in zip(self.credits, states, strict=True):
+                restore(method, its)
         if checkpoint:
             self._keep_warmup(checkpoint)
 
@@ -327,6 +332,11 @@ class Guide:
             shutil.rmtree(half, ignore_errors=True)
             shutil.copytree(checkpoint, half)
             half.rename(target)
+
+    def _begin_credits(self, stage: str) -> None:
+        if stage == "trained" and self.args.after == "rl" and not self.credits:
+            a = self.args
+            self.credits = credits_of(self.credit_names, self.policy, seed=a.seed, lr=a.credit_lr, gamma=a.gamma)
 
     def _settings(self, stage: str) -> dict[str, Any]:
         """Return how a stage's trainer is set."""
@@ -358,11 +368,6 @@ def plain(args: Args) -> dict[str, Any]:
     """Return the settings that make two runs the same, as ``run.json`` has them."""
     told = {key: value for key, value in asdict(args).items() if key != "device"}
     return dict(json.loads(json.dumps(told, default=str)))
-
-
-def credits_file(rank: int) -> str:
-    """Return where a checkpoint keeps what a rank's credit methods have learned from its own episodes."""
-    return f"credits-r{rank}.pt" if rank else "credits.pt"
 
 
 def everyones(episodes: Sequence[Episode]) -> list[Episode]:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from milepost.agents.driver import play
 from milepost.agents.local.policy import LocalPolicy
 from milepost.credit import methods
-from milepost.credit.core import Credit
+from milepost.credit.core import Credit, saved
 from milepost.envs.core import Episode, Task
 
 SETTINGS: dict[str, dict[str, Any]] = {"progress": {"scale": "initial"}}
 """Options of methods as our recipes set them: progress counts in shares of the way to the goal."""
+PARTS = ("token_model", "scorer", "replay")
+"""What a recipe makes of the policy."""
+ELSEWHERE = {"annotator": "an annotator, a language model to ask", "privileged": "what only training may see"}
+"""What a method may need and these recipes do not have."""
 
 
 class Branches:
     """Plays on from recorded states with the present policy: the ``Replay`` of credit methods."""
 
-    def __init__(self, policy: LocalPolicy, seed: int = 0, slots: int = 16) -> None:
-        self._policy, self._seed, self._slots = policy, seed, slots
+    def __init__(self, policy: LocalPolicy, credits: Sequence[Credit] = (), seed: int = 0, slots: int = 16) -> None:
+        self._policy, self._credits, self._seed, self._slots = policy, credits, seed, slots
 
     def branches(self, starts: Sequence[tuple[Episode, int]], n: int) -> list[list[Episode]]:
         """Return ``[S][n]`` episodes from the state before turn t of each ``(episode, t)`` to their ends."""
@@ -31,31 +36,83 @@ class Branches:
         ]
         before, self._policy.keep_states = self._policy.keep_states, False
         try:
-            played = play(tasks, self._policy, slots=self._slots, seed=self._seed)
+            played = play(tasks, self._policy, self._credits, slots=self._slots, seed=self._seed)
         finally:
             self._policy.keep_states = before
         rows = [played[i * n : (i + 1) * n] for i in range(len(starts))]
         return [[episode for episode in row if episode.outcome is not None] for row in rows]
 
 
-def credits_of(names: Sequence[str], policy: LocalPolicy, *, seed: int, lr: float) -> list[Credit]:
-    """Return credit methods by name, each with the parts that it needs, made of the policy.
+def check_credits(names: Sequence[str]) -> None:
+    """Raise, before anything is played, what ``credits_of`` would.
 
     Raises:
-        ValueError: An unknown method, or one that needs what this recipe does not have.
+        ValueError: An unknown method, one that needs what these recipes do not have, or a critic that could not say
+            what the methods beside it pay.
     """
-    made: list[Credit] = []
     for name in names:
         cls = methods.find(name)
+        for need in sorted(cls.needs & set(ELSEWHERE)):
+            raise ValueError(f"credit {name!r} needs {ELSEWHERE[need]}; this recipe has none")
+        methods.check_options(name, **SETTINGS.get(name, {}), **{part: None for part in PARTS if part in cls.needs})
+        if cls.channel == "value" and "replay" in cls.needs:
+            others = [n for n in names if n != "outcome" and methods.find(n).channel != "value"]
+            if late := [n for n in others if not methods.find(n).live]:
+                raise ValueError(
+                    f"credit {name!r} plays on from recorded states, where methods are asked during play alone; "
+                    f"{late[0]!r} judges after it"
+                )
+
+
+def credits_of(names: Sequence[str], policy: LocalPolicy, *, seed: int, lr: float, gamma: float) -> list[Credit]:
+    """Return credit methods in the order of their names, each with the parts that it needs, made of the policy.
+
+    A model begins as the policy is now. A critic expects what all other methods pay, discounted as the recipe does.
+    """
+    check_credits(names)
+    made: dict[str, Credit] = {}
+    for name in sorted(names, key=lambda n: methods.find(n).channel == "value"):
+        cls = methods.find(name)
+        takes = inspect.signature(cls).parameters
+        earned = [credit for credit in made.values() if credit.channel != "value"]
+        live = [credit for credit in earned if credit.live]
         options = dict(SETTINGS.get(name, {}))
-        for need in sorted(cls.needs & {*PARTS, *ELSEWHERE}):
-            if need in ELSEWHERE:
-                raise ValueError(f"credit {name!r} needs {ELSEWHERE[need]}; this recipe has none")
-            options[need] = PARTS[need](policy, seed, lr)
-        if "rewards" in inspect.signature(cls).parameters:  # a critic expects what the methods before it say
-            options["rewards"] = list(made)
-        made.append(methods.resolve(name, **options))
-    return made
+        if "token_model" in cls.needs:
+            options["token_model"] = _token_model(policy, seed, lr)
+        if "scorer" in cls.needs:
+            options["scorer"] = _scorer(policy, frozen=getattr(cls, "frozen", False))
+        if "replay" in cls.needs:
+            options |= {"replay": Branches(policy, live, seed), "labels": live}
+        if "rewards" in takes:
+            options["rewards"] = earned
+        if cls.channel == "value" and cls.level != "token" and "gamma" in takes:
+            options["gamma"] = gamma
+        made[name] = methods.resolve(name, **options)
+    return [made[name] for name in names]
+
+
+def states_of(credits: Sequence[Credit], rank: int) -> list[dict[str, Any] | None]:
+    """Return what a checkpoint keeps of this rank's methods; a token model is the first rank's everywhere."""
+    return [None if rank and "token_model" in credit.needs else saved(credit) for credit in credits]
+
+
+def read_states(folder: Path, rank: int) -> list[dict[str, Any]]:
+    """Return the states of this rank's methods; the first rank's where there are none of its own.
+
+    Raises:
+        OSError, EOFError, RuntimeError, UnpicklingError: They cannot be read.
+    """
+    import torch
+
+    first = torch.load(folder / credits_file(0), weights_only=True)
+    own = folder / credits_file(rank)  # absent where more processes go on than began
+    mine = torch.load(own, weights_only=True) if own.exists() else first
+    return [state or its for state, its in zip(mine, first, strict=True)]
+
+
+def credits_file(rank: int) -> str:
+    """Return where a checkpoint keeps what a rank's credit methods have learned from its own episodes."""
+    return f"credits-r{rank}.pt" if rank else "credits.pt"
 
 
 def _token_model(policy: LocalPolicy, seed: int, lr: float) -> Any:
@@ -64,20 +121,7 @@ def _token_model(policy: LocalPolicy, seed: int, lr: float) -> Any:
     return AdapterModel.beside(policy, seed=seed, lr=lr)
 
 
-def _scorer(policy: LocalPolicy, seed: int, lr: float) -> Any:
+def _scorer(policy: LocalPolicy, frozen: bool) -> Any:
     from milepost.agents.local.scorer import LocalScorer
 
-    return LocalScorer(policy)
-
-
-def _replay(policy: LocalPolicy, seed: int, lr: float) -> Any:
-    return Branches(policy, seed)
-
-
-ELSEWHERE = {"annotator": "an annotator, a language model to ask", "privileged": "what only training may see"}
-PARTS: dict[str, Callable[[LocalPolicy, int, float], Any]] = {
-    "token_model": _token_model,
-    "scorer": _scorer,
-    "replay": _replay,
-}
-"""What a method may need -> how it is made of the policy, a seed and a learning rate."""
+    return LocalScorer(policy, reference=frozen)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from guide_runs import LADDER, TEXTWORLD, metrics, train, weights
+from guide_runs import LADDER, TEXTWORLD, metrics, train, weights, words
 
+from milepost.agents.local import models, tiny
+from milepost.agents.local.policy import LocalPolicy
 from milepost.credit import methods
 from milepost.credit.cards import card_of
+from milepost.credit.core import Credit
+from milepost.credit.made import episode
 from milepost.envs.runs import read_episodes
+from milepost.recipes.estimate import estimate, paired
 from milepost.recipes.guide import Guide
+from milepost.recipes.parts import credits_of
 
 ALONE = (
     *("outcome", "dense", "progress", "validity", "gra", "dra", "spa", "oprl", "prime", "agentprm", "vineppo", "spo"),
@@ -27,6 +36,8 @@ SERVED = {name: name for name in ALONE} | {
     "bilevel_gae": "progress critic bilevel_gae",
     "monte_carlo": "vineppo monte_carlo",
     "as_is": "archer as_is",
+    "q_rloo": "agentprm q_rloo",
+    "spo_segments": "progress spo",
     "istar": "oprl istar",
     "prime_rloo": "prime prime_rloo",
     "pooled": "progress pooled",
@@ -136,3 +147,76 @@ def test_an_estimator_beside_another_is_refused(tmp_path: Path, capsys: pytest.C
     assert "--estimator ppo needs a critic in --credit" in capsys.readouterr().err
     assert train(tmp_path / "run", "--credit", "progress", "--estimator", "krc", env=LADDER) == 2
     assert "--estimator krc: expected an estimator, got a combiner" in capsys.readouterr().err
+
+
+def test_credit_that_an_estimator_would_not_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert train(tmp_path / "run", "--credit", "progress", "oprl") == 2
+    assert "--estimator istar reads 'oprl' alone, not progress (turn adds them up)" in capsys.readouterr().err
+    assert train(tmp_path / "run", "--credit", "gra", "vineppo") == 2
+    assert "'gra' judges after it" in capsys.readouterr().err
+
+
+def test_a_process_model_begins_as_the_policy_is_when_rl_begins(tmp_path: Path):
+    flags = ["--credit", "oprl", "--warmup-updates", "30", "--n-test", "1", "--updates", "1"]
+    assert train(tmp_path / "run", *flags) == 0
+    (first,) = [row for row in updates(tmp_path / "run") if "credit/oprl/mean" in row]
+    assert abs(first["credit/oprl/mean"]) < 1e-5
+
+
+def policy(tmp_path: Path) -> LocalPolicy:
+    return LocalPolicy(*models.load(tiny.build(tmp_path), lora=4), max_new_tokens=3)
+
+
+def test_a_critic_expects_what_all_others_pay_discounted_as_the_recipe_does(tmp_path: Path):
+    for names in (["progress", "turn_critic"], ["turn_critic", "progress"]):
+        made = dict(zip(names, credits_of(names, policy(tmp_path), seed=0, lr=1e-3, gamma=0.9), strict=True))
+        critic: Any = made["turn_critic"]
+        assert (list(critic.rewards), critic.gamma) == ([made["progress"]], 0.9)
+    found: list[Any] = credits_of(["progress", "vineppo"], policy(tmp_path), seed=0, lr=1e-3, gamma=0.8)
+    assert (found[1].labels, found[1].gamma) == ([found[0]], 0.8)
+    (token_critic,) = credits_of(["critic"], policy(tmp_path), seed=0, lr=1e-3, gamma=0.8)
+    assert vars(token_critic)["gamma"] == 1.0, "per token, nothing is discounted"
+
+
+class Pays(Credit):
+    name = "progress"
+
+
+class Expects(Credit):
+    name, channel, pair = "vineppo", "value", "monte_carlo"
+
+
+def test_values_that_are_right_leave_no_advantage():
+    # earned .25 a turn and 1 in the end; gamma .5: V = .25 + .5 * next, the last 1.25
+    values = [0.25 + 0.5 * (0.25 + 0.5 * 1.25), 0.25 + 0.5 * 1.25, 1.25]
+    e = episode(1.0, credit={"progress": [0.25] * 3, "vineppo": values})
+    ((row,),) = estimate("monte_carlo", [[e]], [Pays(), Expects()], 0.5)
+    assert row == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_fresh_attempts_earn_what_the_methods_beside_pay(tmp_path: Path):
+    assert train(tmp_path / "run", "--credit", "validity", "vineppo", *QUICK) == 0
+    played = [e for e in read_episodes(tmp_path / "run") if e.group.startswith("rl/")]
+    values = [float(np.sum(v)) for e in played for t in e.turns if (v := t.credit["vineppo"]) is not None]
+    assert min(values) < 0, "an untrained model is charged for what it cannot say"
+
+
+def test_an_attempt_that_only_took_longer_to_win_gets_no_more_for_it():
+    # Q of a win is gamma ** turns left: the last turns earn 1. Summed to the end the longer attempt would get more.
+    rows = [[0.95, 1.0], [0.95**4, 0.95**3, 0.95**2, 0.95, 1.0]]
+    group = [episode(1.0, id=str(len(row)), credit={"agentprm": row}) for row in rows]
+    name, _ = paired("auto", ["agentprm"])
+    ((short, long),) = estimate(name, [group], [methods.resolve("agentprm")], 0.9)
+    assert short[0] == pytest.approx(0.95 - 0.95**4)
+    assert long[0] == pytest.approx(0.95**4 - 0.95)
+
+
+def test_whitening_over_two_ranks_is_that_of_one_process(tmp_path: Path):
+    flags = ["--credit", "progress", "turn_critic", *QUICK]
+    assert train(tmp_path / "one", *flags) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "milepost.recipes.textworld_guide", *words(tmp_path / "two", *flags)[2:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-5

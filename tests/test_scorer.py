@@ -14,6 +14,7 @@ from milepost.agents.local import models, tiny
 from milepost.agents.local.policy import LocalPolicy
 from milepost.agents.local.scorer import LocalScorer
 from milepost.agents.local.template import Template
+from milepost.agents.trainer import freeze_below
 from milepost.credit.core import Scorer
 from milepost.credit.igpo import IGPO
 from milepost.credit.made import episode
@@ -205,3 +206,11 @@ def test_igpo_credits_the_rise_that_a_plain_forward_measures(policy: LocalPolicy
     b = [np.mean(plain(policy, e.view(t), before + "the lamp" + after, wanted)) for t in range(3)]
     assert [first, second] == pytest.approx([b[1] - b[0], b[2] - b[1]], abs=1e-5)
     assert last is None
+
+
+def test_reading_the_reference_leaves_frozen_layers_frozen(tmp_path: Path):
+    model, tokenizer = models.load(tiny.build(tmp_path), lora=4)
+    freeze_below(model, 1)
+    before = [name for name, p in model.named_parameters() if p.requires_grad]
+    LocalScorer(LocalPolicy(model, tokenizer), reference=True).logprobs([[{"role": "user", "content": "go"}]], ["yes"])
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == before

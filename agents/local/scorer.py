@@ -11,6 +11,7 @@ import torch
 
 from milepost.agents.local.policy import LocalPolicy
 from milepost.agents.local.template import Template
+from milepost.agents.lora import without_adapter
 from milepost.agents.packing import token_logprobs
 from milepost.envs.core import FloatArray, Message
 
@@ -64,6 +65,7 @@ class LocalScorer:
         """
         if len(views) != len(targets):
             raise ValueError(f"scorer: expected one target a view, got {len(views)} views and {len(targets)} targets")
+        views = list(views)  # what is cached by identity below must stay alive
         answers = {target: self._answer(prefix, target, suffix) for target in dict.fromkeys(targets)}
         rows: list[Row] = []
         prompts: dict[int, tuple[int, ...]] = {}  # methods score several targets behind one and the same list
@@ -75,7 +77,7 @@ class LocalScorer:
         found: dict[Row, FloatArray] = {}
         fitting = [row for row in dict.fromkeys(rows) if row[1] < len(row[0]) <= self.policy.max_context]
         model = self.policy.model
-        with torch.no_grad(), _evaluated(model), model.disable_adapter() if self.reference else nullcontext():
+        with torch.no_grad(), _evaluated(model), without_adapter(model) if self.reference else nullcontext():
             for batch in _batches(fitting, self.max_tokens):
                 found.update(zip(batch, _scored(model, batch), strict=True))
         missing = float("nan")

@@ -20,7 +20,7 @@ OUTCOME = "outcome"
 PAPER = "arXiv 2601.05242"
 
 
-@method("gdpo", "estimator", level="episode", needs="outcome process", channel="separate", paper=PAPER)
+@method("gdpo", "estimator", level="episode", needs="outcome process", channel="separate", paper=PAPER, batch=True)
 def gdpo(
     groups: Batch,
     rewards: Numbers,

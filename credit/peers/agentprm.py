@@ -6,6 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from milepost.credit import advantage
+from milepost.credit.advantage import Numbers, Returns
+from milepost.credit.cards import method
 from milepost.credit.core import Credit, Rewards, TokenModel
 from milepost.credit.heads import everyone, linear
 from milepost.credit.tokens import outcome_of
@@ -26,7 +29,7 @@ class AgentPRM(Credit):
 
     Source: Choudhury 2025, arXiv 2502.10325.
     Needs: ``info["state_key"]`` at reset and steps, outcomes; to learn, a token model.
-    Pair with: ``advantage.turn_rtg(gamma=0)``: Q looks to the end already.
+    Pair with: ``q_rloo``: Q looks to the end already, so nothing is summed.
     Differs: squared error, so that outcomes may be graded; trained between updates instead of in rounds.
     """
 
@@ -35,7 +38,7 @@ class AgentPRM(Credit):
     includes_outcome: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2502.10325"
     trains: ClassVar[bool] = True
-    pair: ClassVar[str] = "turn"
+    pair: ClassVar[str] = "q_rloo"
 
     def __init__(self, *, token_model: TokenModel | None = None, gamma: float = 0.95, n_steps: int = 1) -> None:
         self.gamma, self.n_steps = gamma, n_steps
@@ -101,3 +104,12 @@ class AgentPRM(Credit):
                 f"{self.name} needs info['state_key'] at reset and steps; {episode.env_id} gave none before turn {t}"
             )
         return state, episode.turns[t].action.move or ""
+
+
+@method("q_rloo", "estimator", needs="process", paper="arXiv 2502.10325")
+def q_rloo(rewards: Numbers) -> Returns:
+    """Return ``[N][G][T]`` each turn's number less the mean of the other attempts' at that turn; nothing is summed.
+
+    For numbers that look to the end already: ``advantage.turn_rtg`` with gamma 0.
+    """
+    return advantage.turn_rtg(rewards, 0.0)

@@ -44,7 +44,7 @@ class ArCHer(Credit):
     """
 
     name: ClassVar[str] = "archer"
-    needs: ClassVar[frozenset[str]] = frozenset({"token_model"})
+    needs: ClassVar[frozenset[str]] = frozenset({"token_model", "outcome"})
     channel: ClassVar[Channel] = "value"
     paper: ClassVar[str] = "arXiv 2402.19446"
     trains: ClassVar[bool] = True

@@ -18,7 +18,7 @@ from milepost.credit.tokens import Bootstrap, following, same_shape, token_credi
 from milepost.envs.core import Episode
 
 
-@method("bilevel_gae", "estimator", level="token", needs="values", paper="arXiv 2510.16907")
+@method("bilevel_gae", "estimator", level="token", needs="values", paper="arXiv 2510.16907", batch=True)
 def bilevel_gae(
     groups: Batch,
     rewards: Numbers,

@@ -31,7 +31,7 @@ class Modulation(NamedTuple):
     bonus: Floats
 
 
-@method("empg", "estimator", needs="entropies", paper="arXiv 2509.09265")
+@method("empg", "estimator", needs="entropies", paper="arXiv 2509.09265", batch=True)
 def empg(
     groups: Batch,
     rewards: Numbers,

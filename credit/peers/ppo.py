@@ -41,7 +41,7 @@ class Critic(Trained):
     """
 
     name: ClassVar[str] = "critic"
-    needs: ClassVar[frozenset[str]] = frozenset({"token_model"})
+    needs: ClassVar[frozenset[str]] = frozenset({"token_model", "outcome"})
     channel: ClassVar[Channel] = "value"
     level: ClassVar[Level] = "token"
     paper: ClassVar[str] = "arXiv 1707.06347"
@@ -137,7 +137,7 @@ def value_losses(values: Any, returns: Any, old: Any, clip: float | None = None)
     return losses / 2
 
 
-@method("ppo", "estimator", level="token", needs="values", paper="arXiv 1707.06347")
+@method("ppo", "estimator", level="token", needs="values", paper="arXiv 1707.06347", batch=True)
 def ppo(
     groups: Batch,
     rewards: Numbers,

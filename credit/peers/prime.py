@@ -101,7 +101,15 @@ def cross_entropies(logits: Any, outcomes: Any) -> Any:
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, outcomes, reduction="none")
 
 
-@method("prime_rloo", "estimator", level="token", needs="outcome process", channel="separate", paper="arXiv 2502.01456")
+@method(
+    "prime_rloo",
+    "estimator",
+    level="token",
+    needs="outcome process",
+    channel="separate",
+    paper="arXiv 2502.01456",
+    batch=True,
+)
 def prime_rloo(
     groups: Batch,
     rewards: Numbers,

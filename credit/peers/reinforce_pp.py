@@ -11,7 +11,7 @@ from milepost.credit.advantage import Numbers, Returns
 from milepost.credit.cards import method
 
 
-@method("reinforce_pp", "estimator", needs="outcome", paper="arXiv 2501.03262")
+@method("reinforce_pp", "estimator", needs="outcome", paper="arXiv 2501.03262", batch=True)
 def reinforce_pp(
     rewards: Numbers,
     gamma: float = 1.0,

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from milepost.credit.advantage import Batch, Credits
+from milepost.credit.advantage import Batch, Credits, Numbers
+from milepost.credit.cards import method
 from milepost.credit.core import Replay
-from milepost.credit.peers.vineppo import VinePPO
+from milepost.credit.peers.vineppo import VinePPO, monte_carlo
 from milepost.envs.core import ContractError, Episode, FloatArray
 
 
@@ -21,13 +22,14 @@ class SPO(VinePPO):
     the improbable tokens alone. Fewer states than VinePPO's, hence fewer fresh attempts.
 
     Source: Guo et al. 2025, arXiv 2505.23564; the threshold 0.9 is unverified.
-    Needs: a replay, an outcome, the sampler's log-probabilities. Pair with: ``monte_carlo``, then ``unsure``.
+    Needs: a replay, an outcome, the sampler's log-probabilities. Pair with: ``spo_segments``.
     Differs: a segment begins at a turn, the only state that an environment can be brought back to.
     """
 
     name: ClassVar[str] = "spo"
     needs: ClassVar[frozenset[str]] = frozenset({"replay", "outcome", "logprobs"})
     paper: ClassVar[str] = "arXiv 2505.23564"
+    pair: ClassVar[str] = "spo_segments"
 
     def __init__(
         self,
@@ -46,6 +48,14 @@ class SPO(VinePPO):
         """Return the turns before which a segment begins."""
         found = [t for t in range(1, len(episode.turns)) if (_probs(episode, t) < self.threshold).any()]
         return [0, *found] if episode.turns else []
+
+
+@method("spo_segments", "estimator", level="token", needs="values outcome logprobs", paper="arXiv 2505.23564")
+def spo_segments(
+    groups: Batch, rewards: Numbers, values: str = "spo", gamma: float = 1.0, *, threshold: float = 0.9
+) -> list[list[list[Any]]]:
+    """Return ``[N][G][T]`` arrays ``[A]``: ``monte_carlo``'s gain of each segment on its improbable tokens, else 0."""
+    return unsure(groups, monte_carlo(groups, rewards, values, gamma), threshold=threshold)
 
 
 def unsure(

@@ -32,6 +32,7 @@ class TIPS(AnswerCredit):
     name: ClassVar[str] = "tips"
     channel: ClassVar[Channel] = "reward"
     paper: ClassVar[str] = "arXiv 2603.22293"
+    frozen: ClassVar[bool] = True
     pair: ClassVar[str] = "ppo"
 
     def __init__(

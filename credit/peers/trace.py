@@ -42,6 +42,7 @@ class TRACE(AnswerCredit):
     needs: ClassVar[frozenset[str]] = frozenset({"answer", "scorer", "outcome"})
     includes_outcome: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2607.13988"
+    frozen: ClassVar[bool] = True
     pair: ClassVar[str] = "trace_sum"
 
     def __init__(

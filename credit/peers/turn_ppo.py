@@ -55,7 +55,7 @@ class TurnCritic(Critic):
         return [a + v for a, v in zip(flat, old, strict=True)], old
 
 
-@method("turn_ppo", "estimator", needs="values", paper="arXiv 2512.17008")
+@method("turn_ppo", "estimator", needs="values", paper="arXiv 2512.17008", batch=True)
 def turn_ppo(
     groups: Batch,
     rewards: Numbers,

@@ -53,8 +53,8 @@ class VinePPO(Credit):
     def on_group(self, group: Sequence[Episode]) -> Rewards:
         """[G][T] the value of the state before each turn; None where nothing is known of it."""
         table: list[list[float | None]] = [[None] * len(episode.turns) for episode in group]
-        if self.reuse and len(group) > 1:
-            own = [self._return(episode, episode, 0) for episode in group if episode.turns]
+        own = [self._return(episode, episode, 0) for episode in group if episode.turns] if self.reuse else []
+        if len(own) > 1:
             for g, episode in enumerate(group):
                 if episode.turns:
                     table[g][0] = (sum(own) - self._return(episode, episode, 0)) / (len(own) - 1)
