@@ -107,7 +107,7 @@ def normalised(
     if scale not in get_args(Scale):
         raise ValueError(f"scale: expected one of {', '.join(get_args(Scale))}, got {scale!r}")
     scopes = [_flat([group]) for group in batch] if scale == "group" else [_flat(batch)] * len(batch)
-    return [_divided(group, normalise.spread(pool, ddof), eps) for group, pool in zip(result, scopes, strict=True)]
+    return [_divided(group, pool, ddof, eps) for group, pool in zip(result, scopes, strict=True)]
 
 
 @method("grpo", "estimator", level="episode", paper="arXiv 2402.03300")
@@ -255,8 +255,10 @@ def _flat(batch: Numbers) -> Floats:
     return np.array([v for group in batch for row in group for v in row if v is not None], dtype=np.float64)
 
 
-def _divided(group: list[list[float | None]], std: float, eps: float) -> list[list[float | None]]:
-    by = float("inf") if std < normalise.FLAT else std + eps
+def _divided(group: list[list[float | None]], pool: Floats, ddof: int, eps: float) -> list[list[float | None]]:
+    """Divide by the pool's deviation; a lone value, which has none, is left as its normaliser gave it."""
+    std = normalise.spread(pool, ddof)
+    by = 1.0 if len(pool) < 2 else float("inf") if std < normalise.FLAT else std + eps
     return [[None if v is None else v / by for v in row] for row in group]
 
 

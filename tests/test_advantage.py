@@ -244,3 +244,10 @@ def test_an_empty_batch_gives_an_empty_batch():
     for estimator in ESTIMATORS:
         assert estimator([]) == []
     advantage.write(Groups(), [])
+
+
+def test_a_lone_attempt_keeps_its_raw_total_where_that_is_asked_for_under_any_scale():
+    # released trainers take a group of one as mean 0 and deviation 1
+    for scale in ("none", "group"):
+        assert advantage.grpo([[[0.25, 0.5]]], scale=scale, singleton="raw") == [[[0.75, 0.75]]]
+        assert advantage.grpo([[[0.25, 0.5]]], scale=scale) == [[[0.0, 0.0]]]
