@@ -68,6 +68,8 @@ def rewards(groups: Batch, credits: Credits = (), outcome: float | None = None) 
                 raise ContractError(f"episode {episode.id!r} has no turns; groups_of leaves it out")
             if outcome:
                 row[-1] = (row[-1] or 0.0) + outcome * _outcome(episode)
+            if any(value is not None and not np.isfinite(value) for value in row):
+                raise ContractError(f"episode {episode.id!r}: expected finite rewards, got {row}")
             rows.append(row)
         table.append(rows)
     return table
@@ -101,6 +103,8 @@ def normalised(
     all turns of all attempts. An unjudged turn is in no pool and stays None. A spread below 1e-8 gives zeros.
     """
     batch = _checked(values)
+    if over not in ("turn", "group"):
+        raise ValueError(f"over: expected 'turn' or 'group', got {over!r}")
     result = [(_over_turns if over == "turn" else _over_group)(group, normaliser) for group in batch]
     if scale == "none":
         return result
@@ -289,7 +293,7 @@ def _checked(values: Numbers) -> Numbers:
             if len(row) == 0:
                 raise ValueError(f"rewards: group {n}, attempt {g}: expected at least one turn, got none")
             for t, value in enumerate(row):
-                if value is not None and not np.isfinite(value):
+                if value is not None and not (isinstance(value, int | float | np.number) and np.isfinite(value)):
                     raise ValueError(
                         f"rewards: group {n}, attempt {g}, turn {t}: expected a finite number, got {value}"
                     )

@@ -13,7 +13,7 @@ loss; states or groups -> which to play or train on; progress -> a coefficient; 
 NEEDS = frozenset(
     {"outcome", "answer", "aliases", "state_key", "potential", "valid", "caption", "subgoals", "reward_components"}
     | {"process", "entropies", "logprobs", "values"}
-    | {"scorer", "token_model", "annotator", "replay", "planner", "privileged"}
+    | {"scorer", "token_model", "annotator", "replay", "planner", "privileged", "belief"}
 )
 """What a method may need: keys of ``info``, something of the turns, or a part that the recipe gives it."""
 F = TypeVar("F", bound=Callable[..., Any])

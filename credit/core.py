@@ -189,7 +189,9 @@ def restore(credit: Credit, state: dict[str, Any]) -> None:
     Raises:
         ValueError: It is of another method or another version of it.
     """
-    theirs, ours = ((state.get("name"), state.get("version")), (credit.name, credit.version))
+    if not isinstance(state, dict) or not {"name", "version", "state"} <= set(state):
+        raise ValueError(f"{credit.name}: expected a saved state with name, version and state, got {str(state)[:60]}")
+    theirs, ours = (state["name"], state["version"]), (credit.name, credit.version)
     if theirs != ours:
         told = "the saved state is of {!r}, version {}; expected {!r}, version {}".format(*theirs, *ours)
         raise ValueError(f"{credit.name}: {told}")

@@ -17,7 +17,9 @@ SETTINGS: dict[str, dict[str, Any]] = {"progress": {"scale": "initial"}}
 """Options of methods as our recipes set them: progress counts in shares of the way to the goal."""
 PARTS = ("token_model", "scorer", "replay")
 """What a recipe makes of the policy."""
-ELSEWHERE = {"annotator": "an annotator, a language model to ask", "privileged": "what only training may see"}
+ELSEWHERE = {"annotator": "an annotator, a language model to ask", "privileged": "what only training may see"} | {
+    "belief": "what is believed of the task's slots"
+}
 """What a method may need and these recipes do not have."""
 
 

@@ -251,3 +251,26 @@ def test_a_lone_attempt_keeps_its_raw_total_where_that_is_asked_for_under_any_sc
     for scale in ("none", "group"):
         assert advantage.grpo([[[0.25, 0.5]]], scale=scale, singleton="raw") == [[[0.75, 0.75]]]
         assert advantage.grpo([[[0.25, 0.5]]], scale=scale) == [[[0.0, 0.0]]]
+
+
+def test_returns_by_doubling_are_those_of_the_recursion():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 7, 64, 1000):
+        rewards, values = rng.normal(size=n), rng.normal(size=n)
+        ends = np.flatnonzero(rng.random(n) < 0.2)
+        expected, trace, after = np.zeros(n), 0.0, 0.3
+        for i in range(n - 1, -1, -1):
+            goes_on = 0.0 if i in ends else 1.0
+            trace = rewards[i] + 0.9 * goes_on * after - values[i] + 0.9 * 0.95 * goes_on * trace
+            expected[i], after = trace, values[i]
+        got, _ = token_gae(rewards, values, np.ones(n, bool), gamma=0.9, lam=0.95, bootstrap=0.3, ends=ends)
+        assert got == pytest.approx(expected, abs=1e-12)
+
+
+def test_rewards_that_are_not_finite_or_no_numbers_are_named():
+    with pytest.raises(ContractError, match="episode 'e': expected finite rewards, got"):
+        advantage.rewards([[episode(1.0, credit={"a": [NAN]})]], "a")
+    with pytest.raises(ValueError, match="attempt 0, turn 0: expected a finite number, got x"):
+        advantage.grpo([[["x"]]])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="over: expected 'turn' or 'group', got 'zzz'"):
+        advantage.normalised([[[1.0]]], over="zzz")  # type: ignore[arg-type]

@@ -140,7 +140,7 @@ def test_the_pure_function_is_what_the_estimator_whitens():
 def test_without_labels_the_only_reward_is_what_was_given():
     groups = [[episode(1.0), episode(0.0)], [episode(1.0), episode(1.0)]]
     table = [[[0.5], [0.0]], [[1.0], [0.25]]]
-    assert gdpo(groups, table, whiten=False) == advantage.grpo(table)
+    assert gdpo(groups, table, whiten=False) == advantage.grpo(table, eps=0.0)
 
 
 def test_what_was_never_judged_enters_no_pool_and_a_judgement_of_0_does():
@@ -474,3 +474,9 @@ def test_kendall_names_what_is_wrong():
         urpo.kendall([1], [1], ties="c")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="kendall: scores: expected finite numbers, got nan"):
         urpo.kendall([NAN], [1])
+
+
+@pytest.mark.parametrize("size", [0.1, 0.5, 1.0, 2.0])
+def test_rewards_that_cancel_leave_nothing_to_whiten_whatever_their_sizes(size: float):
+    group = [episode(1.0, credit={"a": [0.0]}, id="x"), episode(0.0, credit={"a": [size]}, id="y")]
+    assert gdpo([group], advantage.rewards([group], "a"), labels=["a"]) == [[[0.0], [0.0]]]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from milepost.credit.cards import NEEDS, card_of
-from milepost.credit.core import Credit, Rewards, assign, overrides
+from milepost.credit.core import Credit, Rewards, assign, overrides, restore
 from milepost.credit.gra import GRA
 from milepost.credit.made import episode
 from milepost.credit.methods import TABLE, look_up, resolve
@@ -139,3 +139,9 @@ def test_an_import_that_fails_inside_a_users_module_is_not_hidden(tmp_path: Path
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ModuleNotFoundError, match="package_that_is_not_there"):
         resolve("mine_broken:Mine")
+
+
+@pytest.mark.parametrize("state", [None, {}, {"name": "gra", "version": 1}])
+def test_a_saved_state_that_is_none_is_named(state: Any):
+    with pytest.raises(ValueError, match="gra: expected a saved state with name, version and state, got"):
+        restore(resolve("gra"), state)

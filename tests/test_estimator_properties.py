@@ -300,7 +300,8 @@ TOKEN = "returns and means are over tokens"
 RAW = "a lone value passes, which is what makes it unbiased"
 SPARSE = "a bonus for certain turns remains where the outcomes say nothing"
 ENDS = "outcomes stand in one pool with turns that are no ends, so a constant is a charge or a bonus for those"
-CRITICS = ("ppo", "turn_ppo", "bilevel_gae", "monte_carlo")
+CRITICS = ("ppo", "turn_ppo", "bilevel_gae", "monte_carlo", "spo_segments")
+OWN = "nothing is summed: it is for numbers that look to the end already"
 RAWS = ('turn(singleton="raw")', 'pooled(order="accumulate_then_normalise", normaliser=partial(rloo, singleton="raw"))')
 SUMS = dict.fromkeys(CRITICS, CRITIC) | dict.fromkeys(("gigpo", "hgpo"), AWAY)
 SUMS |= {"trace_sum": UNCENTRED, "empg": SPARSE} | dict.fromkeys(RAWS, RAW)
@@ -308,14 +309,15 @@ EXCEPT: dict[str, dict[str, str]] = {
     "groups_alone": dict.fromkeys(("reinforce_pp", "ppo", "turn_ppo", "bilevel_gae", "prime_rloo", "gdpo"), WHITE)
     | {"empg": "entropies are compared over the batch"},
     "shift": {k: v for k, v in SUMS.items() if k != "empg"}
+    | {"q_rloo": OWN}
     | dict.fromkeys(('turn(leave_one_out=False, order="normalise_then_accumulate")', 'pooled(pools="joint")'), ENDS),
-    "scale": dict.fromkeys(CRITICS, CRITIC)
-    | {"trace_sum": UNCENTRED, "gdpo": "where two channels cancel, the whitening makes what eps leaves of them loud"},
-    "equal_is_zero": SUMS,
-    "nearly_equal_is_nearly_zero": SUMS,
-    "alone_is_zero": {"ppo": CRITIC, "monte_carlo": CRITIC, "trace_sum": UNCENTRED} | dict.fromkeys(RAWS, RAW),
+    "scale": dict.fromkeys(CRITICS, CRITIC) | {"trace_sum": UNCENTRED},
+    "equal_is_zero": SUMS | {"q_rloo": OWN},
+    "nearly_equal_is_nearly_zero": SUMS | {"q_rloo": OWN},
+    "alone_is_zero": {"ppo": CRITIC, "monte_carlo": CRITIC, "spo_segments": CRITIC, "trace_sum": UNCENTRED}
+    | dict.fromkeys(RAWS, RAW),
     "sums_to_zero": SUMS | {"reinforce_pp": WHITE, "prime_rloo": TOKEN},
-    "token_counts": dict.fromkeys(("ppo", "bilevel_gae", "prime_rloo"), TOKEN),
+    "token_counts": dict.fromkeys(("ppo", "bilevel_gae", "prime_rloo", "spo_segments"), TOKEN),
 }
 """Property -> estimator that does not keep it -> why."""
 BY_NAME = {p.__name__: p for p in PROPERTIES}

@@ -50,7 +50,7 @@ REFUSED = {
     **dict.fromkeys(("igpo", "mig", "tips", "trace", "r3"), r"needs info\['answer'\] from reset"),
     **dict.fromkeys(("oni_retrieval", "oni_classification", "oni_ranking"), "needs (an annotator|info)"),
     "calm": "needs (an annotator|info)",
-    "nous": "missing a required argument: 'belief'",
+    "nous": "needs what is believed of the task's slots",
     "sweet": "needs what only training may see",
 }
 """Method -> why text games cannot serve it."""

@@ -289,3 +289,10 @@ def test_the_beam_keeps_the_best_sums_and_of_equals_the_first():
         ui_genie.beam([0.5, 0.5], [[1.0]], 2)
     with pytest.raises(ValueError, match="expected finite scores"):
         ui_genie.beam([0.5], [[math.nan]], 1)
+
+
+@pytest.mark.parametrize("box", ["[0, 0, HUGE, 1]", "[0, 0, 1, 1]"])
+@pytest.mark.parametrize("confidence", ["HUGE", "-1000", "1.5", "true"])
+def test_what_is_no_box_or_no_confidence_is_unreadable_and_no_error(box: str, confidence: str):
+    text = f'<answer>[{{"Position": {box}, "Confidence": {confidence}}}]</answer>'.replace("HUGE", "9" * 400)
+    assert visual_rft.rewards([text], [[(0.0, 0.0, 10.0, 10.0)]]).n_unread == 1

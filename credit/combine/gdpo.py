@@ -47,10 +47,11 @@ def gdpo(
         weights: Of labels and of ``"outcome"``, 1 where nothing is said; 0 leaves it out.
         whiten: Whether to take the batch step; without it, S.
         ddof: What the deviations' divisors are less than n.
-        eps: Added to the deviations.
+        eps: Added to the batch's deviation.
         singleton: What the attempt of a group of one gets in each z-score.
 
     Source: Liu et al. 2026, arXiv 2601.05242.
+    Differs: the dimensions' deviations get no eps, so that rewards that cancel leave exactly nothing.
     """
     given = {**dict.fromkeys([*labels, OUTCOME], 1.0), **(weights or {})}
     if unknown := set(given) - {*labels, OUTCOME}:
@@ -59,16 +60,17 @@ def gdpo(
         raise ContractError(f"gdpo: episode {empty.id!r}: expected at least one turn, got none")
     if not labels and [len(group) for group in rewards] != [len(group) for group in groups]:
         raise ContractError("gdpo: expected rewards of the groups' attempts, [N][G][T] as advantage.rewards gives them")
-    zscore = partial(normalise.zscore, ddof=ddof, eps=eps, singleton=singleton)
+    zscore = partial(normalise.zscore, ddof=ddof, singleton=singleton)
     terms = {k: w for k, w in given.items() if w} if labels else {"": given[OUTCOME]}
     tables = [(w, _columns(groups, rewards, label)) for label, w in terms.items()]
-    scored = [(w, advantage.normalised(table, zscore)) for w, table in tables]
+    # Without eps: rewards that cancel must leave nothing that the whitening could make loud.
+    scored = [(w, advantage.normalised(table, partial(zscore, eps=0.0))) for w, table in tables]
     sums = [
         [_sum([(w, table[n][g][0]) for w, table in scored]) for g in range(len(group))]
         for n, group in enumerate(groups)
     ]
     if whiten:
-        flat = iter(advantage.normalised([[[s] for row in sums for s in row]], zscore)[0])
+        flat = iter(advantage.normalised([[[s] for row in sums for s in row]], partial(zscore, eps=eps))[0])
         sums = [[next(flat)[0] for _ in row] for row in sums]
     return [
         [[0.0 if s is None else s] * len(e.turns) for s, e in zip(row, group, strict=True)]
@@ -76,13 +78,13 @@ def gdpo(
     ]
 
 
-def decoupled(rewards: ArrayLike, weights: ArrayLike | None = None, *, ddof: int = 1, eps: float = 1e-6) -> Floats:
+def decoupled(rewards: ArrayLike, weights: ArrayLike | None = None, *, ddof: int = 1) -> Floats:
     """[G] ``S = sum_k w_k z_k`` of one group's ``[G, K]`` rewards: what ``gdpo`` whitens over the batch."""
     columns = finite("gdpo: rewards", rewards, 2).T
     w = np.ones(len(columns)) if weights is None else finite("gdpo: weights", weights, 1)
     if len(w) != len(columns):
         raise ValueError(f"gdpo: expected {len(columns)} weights, one a reward, got {len(w)}")
-    z = [normalise.zscore(column, ddof=ddof, eps=eps) for column in columns]
+    z = [normalise.zscore(column, ddof=ddof, eps=0.0) for column in columns]
     return np.asarray(sum((a * b for a, b in zip(w, z, strict=True)), np.zeros(columns.shape[1])), dtype=np.float64)
 
 

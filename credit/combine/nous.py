@@ -31,6 +31,7 @@ class Nous(Credit):
     """
 
     name: ClassVar[str] = "nous"
+    needs: ClassVar[frozenset[str]] = frozenset({"belief"})
     paper: ClassVar[str] = "arXiv 2510.27410"
 
     def __init__(self, belief: Callable[[Episode, int], Slots | None]) -> None:

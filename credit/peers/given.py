@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isfinite
+
+from milepost.credit import advantage
 from milepost.credit.advantage import Batch, Numbers, Table
 from milepost.envs.core import ContractError
 
@@ -42,16 +46,21 @@ def outcomes(name: str, groups: Batch) -> list[list[float]]:
     return table
 
 
-def process(name: str, groups: Batch, rewards: Numbers) -> Table:
-    """Return ``[N][G][T]`` the rewards less the outcome, which ``advantage.rewards`` added to each last turn.
+def process(name: str, groups: Batch, rewards: Numbers, labels: Sequence[str] = ()) -> Table:
+    """Return ``[N][G][T]`` what the methods of ``labels`` gave; without labels, the rewards less the outcome.
 
-    A last turn to which no method gave a number was not judged, so it is None and not 0.
+    ``advantage.rewards`` adds the outcome to each last turn, with weight 1. A last turn to which no method gave a
+    number was not judged, so it is None and not 0.
     """
+    if labels:
+        return advantage.rewards(groups, labels, outcome=0.0)
     table: Table = []
     for group, rows, ends in zip(groups, rewards, outcomes(name, groups), strict=True):
         table.append([])
         for episode, row, end in zip(group, rows, ends, strict=True):
             judged = any(value is not None for value in episode.turns[-1].credit.values())
             last = (row[-1] or 0.0) - end
+            if not isfinite(last):
+                raise ContractError(f"{name}: episode {episode.id!r}: expected finite rewards, got {row}")
             table[-1].append([*row[:-1], last if judged or abs(last) > 1e-9 else None])
     return table

@@ -10,6 +10,9 @@ from milepost.credit.cards import method
 from milepost.credit.peers.gigpo import among_equals, normaliser_of, state_keys
 from milepost.credit.peers.given import same_shape
 
+SILENT = 1e-9
+"""An advantage of at most this says nothing."""
+
 
 @method("hgpo", "estimator", needs="outcome state_key", channel="separate", paper="arXiv 2602.22817")
 def hgpo(
@@ -63,6 +66,9 @@ def hgpo(
 
 
 def _mean(levels: list[float], alpha: float) -> float:
-    """Return the weighted mean of the levels that say something; 0 where none does."""
-    pairs = [((k + 1) ** alpha, a) for k, a in enumerate(levels) if a != 0.0]
+    """Return the weighted mean of the levels that say something; 0 where none does.
+
+    Nothing is also what rounding leaves of a deviation of 0, which depends on the order of the attempts.
+    """
+    pairs = [((k + 1) ** alpha, a) for k, a in enumerate(levels) if abs(a) > SILENT]
     return sum(w * a for w, a in pairs) / sum(w for w, _ in pairs) if pairs else 0.0

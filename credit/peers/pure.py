@@ -11,7 +11,9 @@ from milepost.credit.peers.given import outcomes, process, same_shape
 
 
 @method("pure", "estimator", needs="outcome process", channel="separate", paper="arXiv 2504.08662")
-def pure(groups: Batch, rewards: Numbers, *, weight: float = 1.0, outcome: float = 1.0) -> Returns:
+def pure(
+    groups: Batch, rewards: Numbers, *, weight: float = 1.0, outcome: float = 1.0, labels: Sequence[str] = ()
+) -> Returns:
     """Return ``[N][G][T]`` ``A_t = weight * A_process,t + outcome * A_outcome``, both leave-one-out.
 
     The return of a turn is the minimum of the process rewards from it on, ``m_t = min(r_t, ..., r_T)``; its baseline is
@@ -20,15 +22,16 @@ def pure(groups: Batch, rewards: Numbers, *, weight: float = 1.0, outcome: float
 
     Args:
         groups: Episodes.
-        rewards: With the outcome, as ``advantage.rewards`` gives them; it is taken off again here.
+        rewards: With the outcome (weight 1), as ``advantage.rewards`` gives them; it is taken off again here.
         weight: Of the process.
         outcome: Of the outcome; 0 leaves the process alone, which the paper warns of.
+        labels: The process credits, which are then read instead of ``rewards``, of any weight of the outcome.
 
     Source: *PURE* 2025, arXiv 2504.08662. Needs: process rewards, an outcome.
     Differs: the paper reaches the minimum with a softened one in the rewards; here it is exact, in the returns.
     """
     same_shape("pure", groups, rewards)
-    worst = [[minimum_to_go(row) for row in group] for group in process("pure", groups, rewards)]
+    worst = [[minimum_to_go(row) for row in group] for group in process("pure", groups, rewards, labels)]
     steps = advantage.normalised(worst, normalise.rloo)
     table: Returns = []
     for rows, ends in zip(steps, outcomes("pure", groups), strict=True):

@@ -35,10 +35,22 @@ def box_of(value: Any) -> Box | None:
     """Return four finite numbers as a box, None for anything else and for edges that are in the wrong order."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 4:
         return None
-    if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in value):
+    edges = [number(x) for x in value]
+    if any(x is None for x in edges):
         return None
-    x1, y1, x2, y2 = (float(x) for x in value)
+    x1, y1, x2, y2 = (x or 0.0 for x in edges)
     return (x1, y1, x2, y2) if x1 <= x2 and y1 <= y2 else None
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, None for anything else: text, a truth value, NaN, an integer beyond all floats."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def truth_of(what: str, value: Any) -> Box:

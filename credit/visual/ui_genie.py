@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from milepost.credit.combine.arrays import alike, finite, sigmoid
 from milepost.credit.normalise import Floats
-from milepost.credit.visual.boxes import box_of
+from milepost.credit.visual.boxes import box_of, number
 
 PLUS, MINUS = "<+>", "<->"
 """The two score tokens."""
@@ -103,7 +103,9 @@ def _inside(point: Any, box: Any) -> bool:
     target = box_of(box)
     if target is None:
         raise ValueError(f"ui_genie: the target: expected a box [x1, y1, x2, y2], got {box}")
-    if not isinstance(point, Sequence) or len(point) != 2 or not all(isinstance(x, int | float) for x in point):
+    if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2:
         return False
-    x, y = (float(x) for x in point)
+    x, y = (number(x) for x in point)
+    if x is None or y is None:
+        return False
     return target[0] <= x <= target[2] and target[1] <= y <= target[3]

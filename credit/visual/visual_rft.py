@@ -6,7 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from milepost.credit.visual.boxes import Box, Scored, answer_of, box_of, distinct, iou, objects, scored, value_of
+from milepost.credit.visual.boxes import (
+    Box,
+    Scored,
+    answer_of,
+    box_of,
+    distinct,
+    iou,
+    number,
+    objects,
+    scored,
+    value_of,
+)
 
 
 class Detection(NamedTuple):
@@ -84,15 +95,16 @@ def classified(label: str, truth: str) -> float:
 def detections(text: str) -> list[Detection] | None:
     """Return the boxes of an answer, a list of ``{"Position": [x1, y1, x2, y2], "Confidence": c}``; None: unreadable.
 
-    An entry without a box or a confidence makes it unreadable.
+    An entry without a box, or without a confidence in [0, 1], makes it unreadable: beyond that range a wrong box could
+    earn anything (the card clips the mean alone).
     """
     items = objects(answer_of(text))
     if items is None:
         return None
     found = []
     for item in items:
-        box, conf = box_of(value_of(item, "position", "box", "bbox_2d")), value_of(item, "confidence", "conf")
-        if box is None or not isinstance(conf, int | float):
+        box, conf = box_of(value_of(item, "position", "box", "bbox_2d")), number(value_of(item, "confidence", "conf"))
+        if box is None or conf is None or not 0 <= conf <= 1:
             return None
-        found.append(Detection(box, float(conf)))
+        found.append(Detection(box, conf))
     return found
