@@ -107,12 +107,18 @@ def test_what_does_not_exist_is_named_with_what_was_meant(refused: Refused, tmp_
 
 
 def test_an_unknown_flag_or_value_ends_with_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    for flags in (["--updtes", "3"], ["--updates", "many"], ["--estimator", "ppo"]):
+    for flags in (["--updtes", "3"], ["--updates", "many"], ["--dtype", "fp8"]):
         with pytest.raises(SystemExit) as ended:
             main(words(tmp_path / "run", *flags))
         assert ended.value.code == 2
         assert flags[0] in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_estimator_is_guessed(refused: Refused, tmp_path: Path):
+    line = refused(*words(tmp_path / "run", "--estimator", "bilevel"))
+    assert "no credit method 'bilevel': did you mean 'bilevel_gae'?" in line
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_a_model_without_a_chat_template_is_refused(refused: Refused, tmp_path: Path):

@@ -39,6 +39,7 @@ def test_every_method_of_the_table_is_listed_for_a_person_and_for_a_machine(caps
         "channel": "gate",
         "paper": "arXiv 2508.10548",
         "trains": False,
+        "batch": False,
     }
     code, out, _ = milepost("list", capsys=capsys)
     assert code == 0

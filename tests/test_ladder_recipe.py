@@ -126,7 +126,7 @@ def test_a_method_that_remembers_goes_on_with_what_it_had(tmp_path, monkeypatch)
             ladder_gra.main(Args(out=cut, **small))
     shutil.rmtree(cut / "checkpoints" / "000009")
     ladder_gra.main(Args(out=cut, resume=True, **small))
-    counts = [torch.load(run / "checkpoints/000009/credit.pt")["n"] for run in (whole, cut)]
+    counts = [torch.load(run / "checkpoints/000009/credit.pt")["state"]["n"] for run in (whole, cut)]
     assert counts[0] == counts[1] > 0
 
 
