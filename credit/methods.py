@@ -155,5 +155,11 @@ def _module(module: str, name: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
+            if module.startswith("milepost."):
+                raise
+            raise ValueError(f"credit {name!r}: {module!r} needs {error.name!r}, which is not there") from error
         raise ValueError(f"credit {name!r}: there is no module {module!r} (looked in {os.getcwd()} too)") from None
+    except Exception as error:
+        if module.startswith("milepost."):
+            raise
+        raise ValueError(f"credit {name!r}: {module!r} cannot be imported: {type(error).__name__}: {error}") from error

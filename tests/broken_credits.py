@@ -134,6 +134,47 @@ class BareKeys(Good):
         ]
 
 
+class SharesMemory(Credit):
+    """Pays for a state other than the last one seen, in whatever episode."""
+
+    name = "shares_memory"
+    needs = frozenset({"state_key"})
+
+    def __init__(self) -> None:
+        self.last: str | None = None
+
+    def on_reset(self, episode: Episode) -> None:
+        self.last = episode.info["state_key"]
+
+    def on_turn(self, episode: Episode) -> float:
+        key = episode.turns[-1].info.get("state_key")
+        moved, self.last = key != self.last, key
+        return 0.25 if moved else 0.125
+
+
+class Scribbles(Credit):
+    """Writes down the outcome that it would like."""
+
+    name = "scribbles"
+    needs = frozenset({"valid"})
+
+    def on_turn(self, episode: Episode) -> float:
+        episode.turns[-1].info["outcome"] = 1.0
+        return 0.25 if episode.turns[-1].info["valid"] else 0.125
+
+
+class PairsWithNothing(Good):
+    """Names a combiner as its estimator."""
+
+    pair = "krc"
+
+
+class NeedsAList(Good):
+    """Says what it needs in a list."""
+
+    needs = ["state_key"]  # type: ignore[assignment]  # noqa: RUF012
+
+
 BROKEN: dict[type[Credit], str] = {
     DropsZeros: "zeros",
     SkipsZeros: "zeros",
@@ -145,5 +186,9 @@ BROKEN: dict[type[Credit], str] = {
     Swallows: "errors",
     SwallowsMachine: "errors",
     BareKeys: "keys",
+    SharesMemory: "interleaved",
+    Scribbles: "writes",
+    PairsWithNothing: "card",
+    NeedsAList: "card",
 }
 """Each broken method, and the rule that it breaks."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from milepost.credit.audit import groups as made
 from milepost.credit.audit.subject import Rows, Subject
-from milepost.credit.cards import NEEDS
+from milepost.credit.cards import NEEDS, card_of
 from milepost.credit.core import Channel, Level, overrides
-from milepost.credit.methods import TABLE
+from milepost.credit.methods import TABLE, look_up
 from milepost.envs.core import Episode
 from milepost.envs.rules import said
 
@@ -37,11 +37,13 @@ def _card(subject: Subject) -> Iterator[str]:
     credit = subject.credit
     if not credit.name:
         yield "it sets no name, so its numbers have no label."
-    if unknown := credit.needs - NEEDS:
+    if not isinstance(credit.needs, frozenset | set):
+        yield f"needs is {credit.needs!r}: expected a frozenset of words."
+    elif unknown := credit.needs - NEEDS:
         yield f"needs names {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(NEEDS))}."
     if credit.channel not in get_args(Channel) or credit.level not in get_args(Level):
         yield f"channel and level are {credit.channel!r} and {credit.level!r}, which do not exist."
-    if credit.pair not in TABLE:
+    if credit.pair not in TABLE or card_of(look_up(credit.pair)).kind != "estimator":
         yield f"pair is {credit.pair!r}: expected an estimator of credit/methods.py."
 
 

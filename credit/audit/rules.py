@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from milepost.credit.audit import groups as made
 from milepost.credit.audit.changes import CHANGES, WITHOUT, renamed
 from milepost.credit.audit.standins import Broken, LevelScorer
-from milepost.credit.audit.subject import Rows, Subject, changed, difference, number, same, told
+from milepost.credit.audit.subject import Rows, Subject, changed, difference, live, number, played, same, told
 from milepost.credit.core import Credit, assign, overrides
 from milepost.envs.core import Episode
 
@@ -149,15 +150,30 @@ def _order(subject: Subject) -> Iterator[str]:
 
 def _writes(subject: Subject) -> Iterator[str]:
     """Episodes are read, not written."""
-    if not overrides(subject.credit, "on_group"):
-        return
     group = made.ragged()
     before = deepcopy(group)
-    subject.fresh().on_group(group)
+    credit = subject.fresh()
+    if overrides(credit, "on_group"):
+        credit.on_group(group)
+    for episode in group if credit.live else ():
+        live(credit, episode)
     for g, (a, b) in enumerate(zip(before, group, strict=True)):
         if a != b:
             yield f"it changed attempt {g} of the group that it was asked about: return numbers, assign writes them."
             return
+
+
+def _interleaved(subject: Subject) -> Iterator[str]:
+    """What a live method remembers belongs to one episode: others are played at the same time."""
+    if not subject.credit.live:
+        return
+    episodes = made.ragged()
+    alone = [live(subject.fresh(), episode) for episode in episodes]
+    credit = subject.fresh()
+    turns = zip_longest(*(played(credit, episode) for episode in episodes))
+    together = [list(row[: len(e.turns)]) for row, e in zip(zip(*turns, strict=True), episodes, strict=True)]
+    if told := difference(alone, together):
+        yield f"of episodes that take turns it says, {told} alone and together: remember by episode.id."
 
 
 def _needs(subject: Subject) -> Iterator[str]:
@@ -221,6 +237,7 @@ RULES: dict[str, Callable[[Subject], Iterator[str]]] = {
     "keys": _keys,
     "order": _order,
     "writes": _writes,
+    "interleaved": _interleaved,
     "needs": _needs,
     "errors": _errors,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -39,7 +39,13 @@ class Subject:
             return deepcopy(self._method)
         found = {part: parts[part] if part in parts else standin(part) for part in self.parts}
         options = {**found, **self._options}
-        return resolve(self._method, **options) if isinstance(self._method, str) else self._method(**options)
+        try:
+            return resolve(self._method, **options) if isinstance(self._method, str) else self._method(**options)
+        except ValueError:
+            raise
+        except Exception as error:
+            told = self._method if isinstance(self._method, str) else self._method.__name__
+            raise ValueError(f"credit {told!r} cannot be made: {type(error).__name__}: {error}") from error
 
     def ask(self, credit: Credit, group: Sequence[Episode]) -> Rows:
         """Return what the method says of a copy of a group, during play or after it."""
@@ -72,17 +78,20 @@ class Subject:
 
 def live(credit: Credit, episode: Episode) -> list[Any]:
     """[T] what a live method says turn by turn, as if the episode were played now."""
+    return list(played(credit, episode))
+
+
+def played(credit: Credit, episode: Episode) -> Iterator[Any]:
+    """Yield what a live method says of each turn; between two of them another episode may be played."""
     shown = episode.turns[0].observation if episode.turns else episode.last
     playing = replace(episode, turns=[], stop=None, last=shown)
     credit.on_reset(playing)
-    row = []
     for t, turn in enumerate(episode.turns):
         more = t + 1 < len(episode.turns)
         playing.turns.append(turn)
         playing.last = episode.turns[t + 1].observation if more else episode.last
         playing.stop = None if more else episode.stop
-        row.append(credit.on_turn(playing))
-    return row
+        yield credit.on_turn(playing)
 
 
 def difference(a: Rows, b: Rows) -> str:
