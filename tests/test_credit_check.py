@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from milepost.credit.audit.standins import standin
 from milepost.credit.audit.subject import Subject
 from milepost.credit.cards import card_of
 from milepost.credit.check import check
-from milepost.credit.core import overrides
+from milepost.credit.core import Credit, Rewards, overrides
 from milepost.credit.made import episode
 from milepost.credit.methods import TABLE, look_up
+from milepost.envs.core import Episode
 
 METHODS = [name for name in TABLE if card_of(look_up(name)).kind == "reward"]
 
@@ -68,6 +70,20 @@ def test_a_module_that_cannot_be_imported_is_one_line(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=told):
         check("my_broken:Mine")
+
+
+class OwnComponent(Credit):
+    """Pays what an environment of its own calls tests_passed."""
+
+    name = "own_component"
+    needs = frozenset({"reward_components"})
+
+    def on_group(self, group: Sequence[Episode]) -> Rewards:
+        return [[turn.info["reward_components"]["tests_passed"] for turn in episode.turns] for episode in group]
+
+
+def test_a_method_that_reads_a_component_of_its_own_environment_passes():
+    assert check(OwnComponent).failures == []
 
 
 class Fussy(Good):

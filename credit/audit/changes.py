@@ -79,7 +79,9 @@ CHANGES: dict[str, Change] = {
     "valid": _every("valid", lambda old, i: not old),
     "caption": _every("caption", lambda old, i: f"marker of caption {i}"),
     "subgoals": _every("subgoals", lambda old, i: ["marker of a subgoal"]),
-    "reward_components": _every("reward_components", lambda old, i: {k: v + 0.1 * i for k, v in old.items()}),
+    "reward_components": _every(
+        "reward_components", lambda old, i: type(old)({k: v + 0.1 * i for k, v in old.items()})
+    ),
     "privileged": _every("privileged", lambda old, i: "marker of a secret"),
     "entropies": _tokens("entropies", 0.5),
     "logprobs": _tokens("logprobs", -0.5),

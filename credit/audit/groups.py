@@ -52,12 +52,20 @@ def attempt(
     )
     for t, turn in enumerate(made.turns):
         turn.observation = f"you see {states[t]} of {task}"
+        turn.info["reward_components"] = Components(turn.info["reward_components"])
         turn.action.tokens = tokens(Random(f"{task} {n} {t}"))
     made.last = f"you see {states[-1]} of {task}"
     made.task, made.attempt = task, n
     made.instructions = "Get to 4."
     made.turns[-1].info["success"] = outcome >= 1
     return made
+
+
+class Components(dict[str, float]):
+    """Parts of a turn's signal; one that only the method's own environment has is worth what ``step`` is, or 0."""
+
+    def __missing__(self, name: str) -> float:
+        return self.get("step", 0.0)
 
 
 def tokens(rng: Random) -> Tokens:
@@ -133,6 +141,7 @@ def filled(played: Episode) -> Episode:
     for t, turn in enumerate(played.turns):
         shown = played.turns[t + 1].observation if t + 1 < len(played.turns) else played.last
         turn.info["caption"] = str(shown)
+        turn.info["reward_components"] = Components(turn.info["reward_components"])
         turn.action.tokens = tokens(Random(f"{played.id} {t}"))
     return played
 
