@@ -89,9 +89,9 @@ class Args:
     """Games to train on."""
     n_test: int = 200
     """Held-out games that decide; never trained on, never selected on."""
-    n_probe: int = 32
+    n_probe: int = 20
     """Fixed validation games behind the curve."""
-    probe_every: int = 8
+    probe_every: int = 10
     """Train steps between two points of the curve."""
     save_every: int = 10
     """Train steps between two checkpoints."""
