@@ -137,7 +137,7 @@ def test_an_import_that_fails_inside_a_users_module_is_not_hidden(tmp_path: Path
     (tmp_path / "mine_broken.py").write_text("import package_that_is_not_there\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ModuleNotFoundError, match="package_that_is_not_there"):
+    with pytest.raises(ValueError, match="'mine_broken' needs 'package_that_is_not_there'"):
         resolve("mine_broken:Mine")
 
 
