@@ -5,7 +5,7 @@
 # RECIPE and FLAGS change what is trained:  make train FLAGS='--seed 1 --out runs/one'
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-EXTRAS ?= train,textworld,images,dev
+EXTRAS ?= train,textworld,images,eval,serve,mcp,export,dev
 RECIPE ?= textworld_guide
 FLAGS ?=
 PROCESSES ?= 2

@@ -8,11 +8,13 @@ Nothing here assumes that the policy stays the same while an episode plays.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from queue import SimpleQueue
 from typing import Literal, TypedDict, Unpack
+from weakref import WeakSet
 
 from milepost.agents.core import Policy
 from milepost.agents.progress import bar
@@ -130,9 +132,10 @@ def _read(
     ended: SimpleQueue[Placed | None], rollout: Rollout, tasks: Iterable[Task], settings: Settings
 ) -> Generator[Placed]:
     on_end = settings.get("on_end") or _ignore
-    background = _Background(rollout, lambda: ended.put(None))
     with bar(settings.get("progress"), tasks) as advance:
+        background = _Background(rollout, lambda: ended.put(None))
         try:
+            background.start()
             interrupt: KeyboardInterrupt | None = None
             while True:
                 try:
@@ -166,11 +169,18 @@ class _Background:
         self._at_end = at_end
         self._error: BaseException | None = None
         self._loop = asyncio.new_event_loop()
-        self._playing = self._loop.create_task(rollout.play())
+        self._playing: asyncio.Task[None] | None = None
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="milepost-driver", daemon=True)
+        _BACKGROUNDS.add(self)
+
+    def start(self) -> None:
+        """Begin; call it where ``stop`` is sure to follow, whatever interrupts."""
+        self._playing = self._loop.create_task(self._rollout.play())
         self._thread.start()
 
     def _run(self) -> None:
+        assert self._playing is not None
         try:
             self._loop.run_until_complete(self._playing)
         except BaseException as error:
@@ -180,11 +190,13 @@ class _Background:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
             self._at_end()
+            self._over.set()
 
     def cancel(self) -> None:
         """Have the play stop; it still says what was under way."""
-        with suppress(RuntimeError):  # the loop is closed: it has ended
-            self._loop.call_soon_threadsafe(self._playing.cancel)
+        if self._playing is not None:
+            with suppress(RuntimeError):  # the loop is closed: it has ended
+                self._loop.call_soon_threadsafe(self._playing.cancel)
 
     def join(self) -> None:
         """Wait for the end; raise what ended it."""
@@ -195,7 +207,20 @@ class _Background:
     def stop(self) -> None:
         """Cancel, and wait for the end."""
         self.cancel()
-        self._thread.join()
+        if self._playing is None:
+            self._loop.close()
+        elif self._over.wait(None if self._thread.is_alive() else 5.0):  # interrupted while it started: soon
+            self._thread.join()
+
+
+_BACKGROUNDS: WeakSet[_Background] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End what a kept generator still plays: a thread that is inside a model when Python ends would abort it."""
+    for background in list(_BACKGROUNDS):
+        background.stop()
 
 
 def _rollout(

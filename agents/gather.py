@@ -66,6 +66,7 @@ class Gather:
             await asyncio.wait_for(self._call(()), grace_s)
         if self._worker is not None:
             self._worker.stop()
+            await asyncio.to_thread(self._worker.join, grace_s)
 
     def _go(self) -> None:
         """Start as many acts as may start now."""

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from milepost.envs.core import Action, Call, ContractError, Episode, Finish, Stop, Tokens, Turn, Usage
+from milepost.envs.messages import calls_move
 
 SCHEMA = 1
 """The newest form of records that this version writes and reads."""
@@ -191,7 +192,7 @@ def _unpack_turn(record: Mapping[str, Any], images: LoadImage | None) -> Turn:
 def _pack_action(action: Action, tokens: bool) -> dict[str, Any]:
     """Return what an action has beside its text."""
     record: dict[str, Any] = {}
-    if action.move != action.text:
+    if action.move != (calls_move(action.calls) if action.calls else action.text):
         record["move"] = action.move
     if action.calls:
         record["calls"] = [list(call) for call in action.calls]

@@ -13,13 +13,15 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from milepost.envs.messages import Message, action_message, calls_move, observation_messages
+
+__all__ = ["Message", "action_message", "observation_messages"]
+
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
 Observation = str | dict[str, Any]
 """Text, or a dict with any of ``text`` (str), ``images`` (list of uint8 ``[H, W, 3]``) and ``results`` (list of
 ``{"id", "text", "image"}``, the answers to the tool calls of the turn before)."""
-Message = dict[str, Any]
-"""An OpenAI chat message; an image part holds the array itself."""
 Value = float | FloatArray | None
 """What a turn earned: a number, a number per sampled token ``[A]``, or None (never judged; not the same as 0)."""
 
@@ -141,16 +143,19 @@ class Action:
     text: str
     """All that the agent wrote."""
     move: str | None = None
-    """What ``env.step`` receives. None means the text itself; a scaffold or the tool layer may read a part of it."""
+    """What ``env.step`` receives. None means the text, or the JSON list of the calls where there are any; a scaffold
+    may read a part of it."""
     calls: tuple[Call, ...] = ()
     reasoning: str | None = None
     finish: Finish = "stop"
     tokens: Tokens | None = None
     usage: Usage | None = None
+    view: dict[str, Any] | None = field(default=None, compare=False)
+    """What the agent was shown when it was not the whole history; it is recorded as ``Turn.view``."""
 
     def __post_init__(self) -> None:
         if self.move is None:
-            self.move = self.text
+            self.move = calls_move(self.calls) if self.calls else self.text
 
 
 @dataclass(slots=True)
@@ -323,37 +328,6 @@ def groups_of(episodes: Iterable[Episode]) -> Groups:
                 else:
                     groups.setdefault((part.group, agent), []).append(part)
     return Groups(groups.values(), skipped)
-
-
-def observation_messages(observation: Observation) -> list[Message]:
-    """Return an observation as chat messages: one per tool result, then one of the user."""
-    if isinstance(observation, str):
-        return [{"role": "user", "content": observation}]
-    messages: list[Message] = []
-    for result in observation.get("results", ()):
-        parts = _content(result.get("text", ""), [result["image"]] if result.get("image") is not None else [])
-        messages.append({"role": "tool", "tool_call_id": result["id"], "content": parts})
-    if "text" in observation or observation.get("images"):
-        content = _content(observation.get("text", ""), observation.get("images", []))
-        messages.append({"role": "user", "content": content})
-    return messages
-
-
-def action_message(action: Action) -> Message:
-    """Return an action as the assistant's message."""
-    message: Message = {"role": "assistant", "content": action.text}
-    if action.reasoning is not None:
-        message["reasoning_content"] = action.reasoning
-    if action.calls:
-        functions = [(c.id, {"name": c.name, "arguments": c.arguments}) for c in action.calls]
-        message["tool_calls"] = [{"id": id_, "type": "function", "function": function} for id_, function in functions]
-    return message
-
-
-def _content(text: str, images: Sequence[Any]) -> str | list[dict[str, Any]]:
-    if not images:
-        return text
-    return ([{"type": "text", "text": text}] if text else []) + [{"type": "image", "image": image} for image in images]
 
 
 class Utf8(gym.Space[str]):

@@ -113,7 +113,7 @@ class TurnHooks(gym.Wrapper[Observation, Any, Any, Any]):
         if stop is Stop.MAX_TURNS and "outcome" not in kept and (score := self._score()) is not None:
             kept["outcome"] = info["outcome"] = score
         assert episode.last is not None
-        turn = Turn(episode.last, act, own, kept, seconds, agent)
+        turn = Turn(episode.last, act, own, kept, seconds, agent, act.view)
         turns.append(turn)
         episode.last = observation
         episode.stop = stop

@@ -144,7 +144,26 @@ def plot(argv: Sequence[str]) -> int:
     return 0
 
 
+def _later(module: str) -> Callable[[Sequence[str]], int]:
+    """Return the command that is the function ``command`` of a module, imported when it is used."""
+
+    def run(argv: Sequence[str]) -> int:
+        code: int = importlib.import_module(f"milepost.{module}").command(argv)
+        return code
+
+    return run
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "eval": (_later("recipes.evaluate.command"), "TASKS --agent A [flags]       evaluate an agent, headless"),
+    "compare": (_later("recipes.evaluate.compare"), "RUN RUN [--json]              compare two runs, task by task"),
+    "view": (
+        _later("recipes.report.view"),
+        "RUN [OTHER]                   write RUN/view.html: every turn, in a browser",
+    ),
+    "export": (_later("recipes.report.export"), "RUN --to parquet|openai-chat  write a run's episodes for other tools"),
+    "serve": (_later("recipes.serve"), "MODEL [flags]                 an OpenAI-compatible endpoint over a model"),
+    "mcp": (_later("recipes.mcp"), "ENV [flags]                   an environment as an MCP server"),
     "train": (train, "RECIPE [flags]               train an agent by a recipe"),
     "envs": (envs, "[--json]                      list the environments"),
     "check": (check, "ID [--json]                  check an environment, ours or yours, against the contract"),
@@ -161,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help"):
         print("usage: milepost COMMAND ...\n")
-        print("\n".join(f"  {name:<6} {line}" for name, (_, line) in COMMANDS.items()))
+        print("\n".join(f"  {name:<8}{line}" for name, (_, line) in COMMANDS.items()))
         print("\nmilepost COMMAND --help says more; --debug shows tracebacks.")
         return 0 if words else 2
     try:

@@ -23,6 +23,11 @@ EXTRAS = {"torch": "train", "transformers": "train", "peft": "train", "safetenso
     "textworld": "textworld",
     "yaml": "vectors",
     "PIL": "images",
+    "openai": "eval",
+    "uvicorn": "serve",
+    "starlette": "serve",
+    "mcp": "mcp",
+    "pyarrow": "export",
 }
 """The extra of this distribution that brings a package."""
 

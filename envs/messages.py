@@ -1,0 +1,49 @@
+"""Observations and actions as OpenAI chat messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from milepost.envs.core import Action, Call, Observation
+
+Message = dict[str, Any]
+"""An OpenAI chat message; an image part holds the array itself."""
+
+
+def observation_messages(observation: Observation) -> list[Message]:
+    """Return an observation as chat messages: one per tool result, then one of the user."""
+    if isinstance(observation, str):
+        return [{"role": "user", "content": observation}]
+    messages: list[Message] = []
+    for result in observation.get("results", ()):
+        parts = _content(result.get("text", ""), [result["image"]] if result.get("image") is not None else [])
+        messages.append({"role": "tool", "tool_call_id": result["id"], "content": parts})
+    if "text" in observation or observation.get("images"):
+        content = _content(observation.get("text", ""), observation.get("images", []))
+        messages.append({"role": "user", "content": content})
+    return messages
+
+
+def action_message(action: Action) -> Message:
+    """Return an action as the assistant's message."""
+    message: Message = {"role": "assistant", "content": action.text}
+    if action.reasoning is not None:
+        message["reasoning_content"] = action.reasoning
+    if action.calls:
+        functions = [(c.id, {"name": c.name, "arguments": c.arguments}) for c in action.calls]
+        message["tool_calls"] = [{"id": id_, "type": "function", "function": function} for id_, function in functions]
+    return message
+
+
+def _content(text: str, images: Sequence[Any]) -> str | list[dict[str, Any]]:
+    if not images:
+        return text
+    return ([{"type": "text", "text": text}] if text else []) + [{"type": "image", "image": image} for image in images]
+
+
+def calls_move(calls: Sequence[Call]) -> str:
+    """Return the move of a turn with tool calls: the JSON list of ``{"id", "name", "arguments"}``, as written."""
+    return json.dumps([call._asdict() for call in calls])

@@ -1,0 +1,1 @@
+"""Evaluate any agent on any tasks: panels, the run, its results."""
