@@ -20,6 +20,9 @@ class CountEnv(gym.Env[str, str]):
     instructions = "Count."
     alive: ClassVar[set[CountEnv]] = set()
     made: ClassVar[int] = 0
+    stepping: ClassVar[set[int]] = set()
+    """The environments that are inside a step now."""
+    most_stepping: ClassVar[int] = 0
 
     def __init__(self, slow_s: float = 0.0) -> None:
         self.slow_s = slow_s
@@ -38,7 +41,10 @@ class CountEnv(gym.Env[str, str]):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         self._note_thread()
+        CountEnv.stepping.add(id(self))
+        CountEnv.most_stepping = max(CountEnv.most_stepping, len(CountEnv.stepping))
         time.sleep(self.slow_s)
+        CountEnv.stepping.discard(id(self))
         if action == "crash":
             raise ZeroDivisionError("a bug in a user's environment")
         if action == "machine":
