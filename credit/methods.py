@@ -162,4 +162,5 @@ def _module(module: str, name: str) -> Any:
     except Exception as error:
         if module.startswith("milepost."):
             raise
-        raise ValueError(f"credit {name!r}: {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"credit {name!r}: {module!r} cannot be imported: {what}") from error

@@ -311,9 +311,7 @@ def test_without_model_there_is_nothing_to_train_or_save():
 
 
 def test_what_the_table_needs_is_named():
-    with pytest.raises(
-        ContractError, match=r"agentprm needs info\['state_key'\] at reset and steps; my/Env-v0 gave none"
-    ):
+    with pytest.raises(ContractError, match=r"agentprm needs info\['state_key'\] from reset; my/Env-v0 gave none"):
         AgentPRM().on_group([episode(1.0)])
     with pytest.raises(ContractError, match="agentprm needs an outcome; episode 'e0' has none"):
         AgentPRM().on_group(walks((None, "xz", "a")))

@@ -43,7 +43,11 @@ def _card(subject: Subject) -> Iterator[str]:
         yield f"needs names {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(NEEDS))}."
     if credit.channel not in get_args(Channel) or credit.level not in get_args(Level):
         yield f"channel and level are {credit.channel!r} and {credit.level!r}, which do not exist."
-    if credit.pair not in TABLE or card_of(look_up(credit.pair)).kind != "estimator":
+    if (
+        not isinstance(credit.pair, str)
+        or credit.pair not in TABLE
+        or card_of(look_up(credit.pair)).kind != "estimator"
+    ):
         yield f"pair is {credit.pair!r}: expected an estimator of credit/methods.py."
 
 

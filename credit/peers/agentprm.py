@@ -11,8 +11,9 @@ from milepost.credit.advantage import Numbers, Returns
 from milepost.credit.cards import method
 from milepost.credit.core import Credit, Rewards, TokenModel
 from milepost.credit.heads import everyone, linear
+from milepost.credit.peers.gigpo import state_keys
 from milepost.credit.tokens import outcome_of
-from milepost.envs.core import ContractError, Episode
+from milepost.envs.core import Episode
 
 
 class AgentPRM(Credit):
@@ -60,7 +61,11 @@ class AgentPRM(Credit):
         Raises:
             ContractError: A state has no key, or an attempt no outcome.
         """
-        keys = [[self._key(e, t) for t in range(len(e.turns))] for e in group]
+        states = state_keys(self.name, group)
+        keys = [
+            [(state, turn.action.move or "") for state, turn in zip(row, episode.turns, strict=True)]
+            for row, episode in zip(states, group, strict=True)
+        ]
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
         for episode, row in zip(group, keys, strict=True):
             outcome = outcome_of(self.name, episode) if row else 0.0
@@ -96,14 +101,6 @@ class AgentPRM(Credit):
         """Take back what ``state_dict`` returned."""
         if self.model is not None:
             self.model.load_state_dict(state["model"])
-
-    def _key(self, episode: Episode, t: int) -> tuple[str, str]:
-        state = episode.info_before(t).get("state_key")
-        if state is None:
-            raise ContractError(
-                f"{self.name} needs info['state_key'] at reset and steps; {episode.env_id} gave none before turn {t}"
-            )
-        return state, episode.turns[t].action.move or ""
 
 
 @method("q_rloo", "estimator", needs="process", paper="arXiv 2502.10325")
