@@ -206,6 +206,8 @@ class _Background:
 
     def stop(self) -> None:
         """Cancel, and wait for the end."""
+        if self._over.is_set():
+            return
         self.cancel()
         if self._playing is None:
             self._loop.close()
