@@ -27,6 +27,26 @@ def observation_messages(observation: Observation) -> list[Message]:
     return messages
 
 
+def untied(observation: Observation, calls: Sequence[Call]) -> Observation:
+    """Return an observation in which results that answer none of ``calls`` are plain text.
+
+    An agent that only writes what looks like native calls made none, and a chat template or server refuses an answer to
+    a call that is not there.
+    """
+    if isinstance(observation, str) or "results" not in observation:
+        return observation
+    ids = {call.id for call in calls}
+    tied, loose = [], []
+    for result in observation["results"]:
+        (tied if result["id"] in ids else loose).append(result)
+    if not loose:
+        return observation
+    texts = [result.get("text", "") for result in loose] + ([observation["text"]] if "text" in observation else [])
+    images = [r["image"] for r in loose if r.get("image") is not None] + list(observation.get("images", ()))
+    parts: dict[str, Any] = {"results": tied, "images": images}
+    return {key: part for key, part in parts.items() if part} | {"text": "\n".join(texts)}
+
+
 def action_message(action: Action) -> Message:
     """Return an action as the assistant's message."""
     message: Message = {"role": "assistant", "content": action.text}

@@ -9,8 +9,9 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from broken_envs import GOOD, GoodEnv
+from tool_env import ShopEnv
 
-from milepost.envs.core import Action, ContractError, Episode, Stop, Utf8
+from milepost.envs.core import Action, Call, ContractError, Episode, Stop, Utf8
 from milepost.envs.hooks import TurnHooks
 
 
@@ -208,3 +209,19 @@ def test_the_record_comes_back_from_vector_environments(mode, options):
         assert "record" not in infos
     finally:
         envs.close()
+
+
+def test_results_that_answer_no_call_of_the_action_are_shown_as_text():
+    written = '[{"id": "1", "name": "look", "arguments": "{\\"below\\": 3}"}]'
+    env = TurnHooks(ShopEnv(picture=True))
+    env.reset()
+    forged, _, _, _, _ = env.step(written)  # looks like a call and is none
+    assert isinstance(forged, dict)
+    assert forged["text"] == '{"pen":2.0}\nThe shop closes soon.'
+    assert len(forged["images"]) == 1
+    assert "results" not in forged
+    called, _, _, _, _ = env.step(Action("", calls=(Call("1", "look", '{"below": 3}'),)))
+    assert isinstance(called, dict)
+    assert called["results"] == [{"id": "1", "text": '{"pen":2.0}'}]
+    roles = [message["role"] for message in env.episode.view(2)]
+    assert roles == ["system", "user", "assistant", "user", "assistant", "tool", "user"]
