@@ -37,6 +37,12 @@ def text_of(env: TurnHooks) -> str:
     return last if isinstance(last, str) else json.dumps(last)
 
 
+def results_of(env: TurnHooks) -> list[dict[str, Any]]:
+    assert isinstance(env.episode.last, dict)
+    results: list[dict[str, Any]] = env.episode.last["results"]
+    return results
+
+
 def orders_of(env: TurnHooks) -> dict[str, Any]:
     """The customer's orders by status, as the desk sees them."""
     db = env.unwrapped._db  # type: ignore[attr-defined]
@@ -92,7 +98,7 @@ def test_several_calls_of_one_turn_are_one_turn_with_a_result_each():
     steps = case("cancel 0").steps
     calls = tuple(Call(f"c{i}", step.name, json.dumps(step.arguments)) for i, step in enumerate(steps))
     env.step(Action("", calls=(*calls, Call("late", "list_orders", "{}"))))
-    results = env.episode.last["results"]  # type: ignore[index]
+    results = results_of(env)
     assert [result["id"] for result in results] == [*(call.id for call in calls), "late"]
     assert "Not run" in results[-1]["text"]
     assert (env.episode.outcome, len(env.episode.turns)) == (1.0, 1)
@@ -242,7 +248,7 @@ def test_hostile_arguments_are_answered_and_change_nothing(text: str):
         values = {k: v.get("enum", [text if v["type"] == "string" else 7])[0] for k, v in
                   function["parameters"]["properties"].items()}  # fmt: skip
         env.step(Action("", calls=(Call("c", function["name"], json.dumps(values)),)))
-        (result,) = env.episode.last["results"]  # type: ignore[index]
+        (result,) = results_of(env)
         assert 0 < len(result["text"]) < 500
         assert function["name"] == "reply" or not env.episode.turns[-1].info["valid"]
     env.step(text)
