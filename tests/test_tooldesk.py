@@ -12,11 +12,11 @@ from milepost.envs.core import Action, Call, Stop
 from milepost.envs.hooks import TurnHooks
 from milepost.envs.make import make
 from milepost.envs.messages import observation_messages
+from milepost.envs.tooldesk.cases import Step
 from milepost.envs.tooldesk.desk import TOOLS
 from milepost.envs.tooldesk.env import ToolDeskEnv
 from milepost.envs.tooldesk.policy import POLICY, RULES
 from milepost.envs.tooldesk.tasks import ASK_WHO, DONE, NO, STILL_NO, case
-from milepost.envs.tooldesk.world import Step
 
 ENV = "milepost/ToolDesk-v0"
 
@@ -176,6 +176,17 @@ def test_what_is_forbidden_loses_though_it_is_undone():
 
     assert cancelled_case() == 1.0
     assert cancelled_case("1 Elsewhere", "") == 0.0
+
+
+def test_a_call_made_twice_is_a_slip_and_no_breach():
+    for name in ("cancel 0", "lost 0", "damaged 0", "late 0", "final-sale 0", "impostor 0"):
+        env = opened(name)
+        for step in case(name).steps[:-1]:
+            env.step(step.move)
+            if step.name not in ("reply", "give_credit"):
+                env.step(step.move)
+        finish(env)
+        assert env.episode.success, name
 
 
 def test_a_change_that_nobody_asked_for_loses_without_a_rule():

@@ -129,6 +129,7 @@ def test_a_model_can_be_asked_where_an_event_loop_is_running():
         env.reset(options={"task": "address 0"})
         observation, *_ = env.step("Hello?")
         env.close()
+        env.close()
         return observation
 
     with ScriptedEndpoint("hello") as base_url:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from milepost.envs.core import Action, Message
-from milepost.envs.tooldesk.world import Case, Wish
+from milepost.envs.tooldesk.cases import Case, Wish
 
 MAX_CHARS = 4000
 """What is beyond is not read."""
@@ -123,6 +123,7 @@ class LLMUsers:
         self._model, self._endpoint = model, Endpoint(base_url)
         self._runner = asyncio.Runner()
         self._thread = ThreadPoolExecutor(1, "tooldesk-user")
+        self._closed = False
 
     def take(self, case: Case, seed: int) -> LLMUser:
         """Return the customer of a case."""
@@ -134,7 +135,10 @@ class LLMUsers:
         return answer.text
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, once."""
+        if self._closed:
+            return
+        self._closed = True
         self._thread.submit(self._runner.run, self._endpoint.aclose()).result()
         self._thread.submit(self._runner.close).result()
         self._thread.shutdown()
