@@ -1,4 +1,4 @@
-"""A run of two attempts at one task whose credit by three methods disagrees: what a voucher that nobody asked for earned.
+"""A run of two attempts at one task on which three methods disagree: what did a voucher earn that nobody asked for?
 
 python tests/three_methods.py FOLDER        writes it, to look at with ``milepost view FOLDER``
 """
@@ -23,7 +23,7 @@ STEPS = [
     ("First I have to know who is writing.", ("find_customer", {"name": "Ada Marsh"}),
      '{"customer": 77, "name": "Ada Marsh", "since": 2021}', {"step": 0.2}, -3.0),
     ("The order decides which rules apply.", ("get_order", {"order": 1042}),
-     '{"order": 1042, "item": "kettle", "price": 39.90, "delivered": "6 days ago", "paid": "card"}', {"step": 0.2}, -2.0),
+     '{"order": 1042, "item": "kettle", "price": 39.90, "delivered": "6 days ago"}', {"step": 0.2}, -2.0),
     ("She is upset; a voucher at once will please her.", ("issue_voucher", {"customer": 77, "amount": 20}),
      "Voucher V-9 over 20.00 issued. Note: an order with a voucher cannot be refunded.", {"pleased": 0.5}, -4.0),
     ("That closed the way to the refund she asked for. I must take it back.", ("cancel_voucher", {"voucher": "V-9"}),

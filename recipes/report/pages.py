@@ -113,7 +113,7 @@ class Page:
 
 
 class Pages:
-    """The pages of a view: ``view.html``, ``view-2.html`` and so on in one folder; as a context manager, all or none."""
+    """A view in one folder, ``view.html``, ``view-2.html`` and so on; as a context manager, all or none."""
 
     def __init__(self, folder: Path, title: str, n_runs: int = 1) -> None:
         self.folder = folder

@@ -125,13 +125,12 @@ function seen(observation, asked) {
   if (observation === null || observation === undefined) return [];
   if (typeof observation !== "object") return [part("saw", block(observation))];
   const results = Array.isArray(observation.results) ? observation.results : [];
-  const beside = results.filter((result) => asked.has(result.id));
   const nodes = [];
-  if (beside.length) nodes.push(el("p", { class: "quiet" }, `${many(beside.length, "result")}, shown beside ${beside.length === 1 ? "its call" : "their calls"} above.`));
-  for (const result of results.filter((other) => !asked.has(other.id)))
+  for (const result of results.filter((answer) => !asked.has(answer.id)))
     nodes.push(el("p", { class: "quiet" }, `result of ${plain(result.id)}`), block(result.text ?? ""), ...pictures(result.image ? [result.image] : []));
   if (typeof observation.text === "string") nodes.push(block(observation.text));
   nodes.push(...pictures(observation.images));
+  if (!nodes.length && results.length) return [];
   return [part("saw", nodes.length ? nodes : el("p", { class: "quiet" }, "nothing"))];
 }
 
@@ -157,7 +156,9 @@ function calls(record, t) {
     let shown = text;
     let broken = false;
     try {
-      shown = json(JSON.parse(text));
+      const value = JSON.parse(text);
+      shown = json(value, 1).replace(/\n */g, " ");
+      if (shown.length > 60) shown = json(value);
     } catch {
       broken = true;
     }
@@ -187,8 +188,11 @@ function measure(label, value, share) {
   const fill = el("i", { class: share === null ? "none" : share > 0 ? "up" : share < 0 ? "down" : "zero" });
   if (share) fill.style.width = `${Math.max(3, Math.abs(share) * 50)}%`;
   bar.append(fill);
+  const perToken = value !== null && typeof value === "object";
+  const tokens = perToken ? many(value.n, "token") : "";
   const text = value === null || value === undefined ? "never judged" : number(value, true);
-  return el("div", { class: "measure", title: `${plain(label)}: ${text}` }, el("span", { class: "label" }, plain(label)), bar, el("span", { class: "value" }, text));
+  const figure = perToken ? number(value.sum, true) : text;
+  return el("div", { class: "measure", title: `${plain(label)}: ${text}` }, el("span", { class: "label" }, plain(label), tokens ? el("small", null, ` ${tokens}`) : null), bar, el("span", { class: "value" }, figure));
 }
 
 function ending({ record, row }) {

@@ -28,8 +28,9 @@ function facetsOf() {
   ];
   if (two()) named.unshift(["pair", (row) => (other(row) ? (PAIRS.find(([, test]) => test(row.success, other(row).success)) || ["not counted"])[0] : `only in ${index.runs[row.run].name}`)]);
   const sets = named.map(([name, get]) => ({ name, get, values: [...new Set(state.rows.map(get))].sort(), value: "" }));
-  const same = (a, b) => state.rows.every((row) => a.get(row) === b.get(row));
-  return sets.filter((facet, i) => facet.values.length > 1 && !sets.slice(0, i).some((before) => before.values.length > 1 && before.values.length === facet.values.length && same(before, facet)));
+  const splits = sets.filter((facet) => facet.values.length > 1);
+  const alike = (a, b) => a.values.length === b.values.length && new Set(state.rows.map((row) => json([a.get(row), b.get(row)]))).size === a.values.length;
+  return splits.filter((facet, i) => !splits.slice(0, i).some((before) => alike(before, facet)));
 }
 
 function sorts() {
@@ -54,11 +55,12 @@ function sorts() {
   ];
   if (two()) plainSorts.push(["change", "change of outcome", (row) => (other(row) ? (other(row).outcome ?? 0) - (row.outcome ?? 0) : null)]);
   const credit = [...labels].map((label) => ["credit " + label, `sum of ${plain(label)}`, (row) => (row.credit.find(([name]) => name === label) || [])[1] ?? null]);
-  return [...plainSorts.filter(([, , get]) => new Set(state.rows.map(get)).size > 1), ...credit];
+  return [...plainSorts.filter(([key, , get]) => key === "number" || new Set(state.rows.map(get)).size > 1), ...credit];
 }
 
 function startList() {
   state.rows = [...index.rows[0], ...index.rows[1].filter((row) => row.pair === undefined)];
+  state.attempts = state.rows.some((row) => row.attempt);
   facets = facetsOf();
   const boxes = facets.map((facet) => {
     const options = facet.values.map((value) => el("option", { value }, plain(value)));
@@ -178,10 +180,13 @@ function rowView(row, at) {
   const like = two() ? other(row) : null;
   const sides = row.run ? [null, row] : [row, like];
   const dot = (side) => el("span", { role: "gridcell", class: "cell outcome" }, side ? [el("i", { class: `dot ${kindOf(side)}` }), mark(side)] : "\u2013");
-  const small = [row.entry, two() ? null : row.policy, row.split, row.attempt ? `attempt ${row.attempt}` : null].filter(Boolean).map(plain).join("  \u00b7  ");
+  const varies = (name) => facets.some((facet) => facet.name === name);
+  const small = ["entry", "environment", "policy", "split"].filter(varies).map((name) => facets.find((facet) => facet.name === name).get(row));
+  if (state.attempts) small.push(`attempt ${row.attempt}`);
+  if (row.stop && row.stop !== "terminated") small.push(row.stop);
   const cells = [
     el("span", { role: "gridcell", class: "cell number" }, String(row.number)),
-    el("span", { role: "gridcell", class: "cell task", title: `${plain(task(row))}\n${plain(row.id)}` }, el("b", { dir: "auto" }, plain(task(row))), el("small", null, small)),
+    el("span", { role: "gridcell", class: "cell task", title: `${plain(task(row))}\n${plain(row.id)}` }, el("b", { dir: "auto" }, plain(task(row))), el("small", null, plain(small.join("  \u00b7  ") || row.entry))),
     dot(sides[0]),
     two() ? dot(sides[1]) : null,
     el("span", { role: "gridcell", class: "cell turns" }, two() ? sides.map((side) => (side ? side.turns : "\u2013")).join(" / ") : String(row.turns)),

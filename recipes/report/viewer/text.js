@@ -1,6 +1,6 @@
 // Text and elements. Everything that an episode says goes through text nodes.
 
-const LONG = 4000;
+const LONG = 3000;
 const MANY_HIDDEN = 2000;
 // Control characters, direction marks, invisible ones and lone surrogates: shown as escapes, so that none acts unseen.
 const HIDDEN =
@@ -14,7 +14,7 @@ function el(tag, props, ...children) {
     else if (key === "class") node.className = value;
     else node.setAttribute(key, value === true ? "" : String(value));
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 

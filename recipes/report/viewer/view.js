@@ -107,7 +107,7 @@ function theme(by) {
   now = document.documentElement.dataset.theme || now;
   now = THEMES[(Math.max(0, THEMES.indexOf(now)) + by) % THEMES.length];
   document.documentElement.dataset.theme = now;
-  document.getElementById("theme").textContent = { auto: "Auto", light: "Light", dark: "Dark" }[now];
+  document.getElementById("theme").textContent = `Theme: ${now}`;
   try {
     localStorage.setItem("milepost-theme", now);
   } catch {}
@@ -116,10 +116,13 @@ function theme(by) {
 function header() {
   const links = index.pages.map((page, i) => el("a", { href: page.file, "aria-current": i === index.page ? "page" : null }, String(i + 1)));
   if (links.length > 1) document.getElementById("pages").replaceChildren("Page ", ...links, el("small", null, ` of ${many(index.runs[0].whole.episodes, "episode")}`));
-  const named = index.runs.map((run) => el("span", { class: "named" }, el("strong", null, plain(run.name)), el("small", null, [run.kind, run.status, ...run.policies.slice(0, 3), run.digest ? `settings ${run.digest}` : null].filter(Boolean).map(plain).join("  \u00b7  "))));
+  const named = index.runs.map((run) => el("span", { class: "named" }, el("span", null, el("strong", null, plain(run.name)), share(run.whole)), el("small", null, [run.kind, run.status, ...run.policies.slice(0, 3), run.digest ? `settings ${run.digest}` : null].filter(Boolean).map(plain).join("  \u00b7  "))));
   document.getElementById("run").replaceChildren(...named);
-  const shares = index.runs.map((run) => el("span", { class: "share", title: "Share solved, with its Wilson interval of 95 %; failed and cancelled episodes are left out" }, el("strong", null, percent(run.whole.success)), ` solved ${interval(run.whole)}`));
-  document.getElementById("success").replaceChildren(...shares);
+}
+
+function share(whole) {
+  const title = "Share solved, with its Wilson interval of 95 %; failed and cancelled episodes are left out";
+  return el("span", { class: "share", title }, whole.counted ? [el("strong", null, percent(whole.success)), ` solved ${interval(whole)}`] : "nothing counted");
 }
 
 function interval(share) {
