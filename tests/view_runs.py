@@ -11,7 +11,7 @@ HOSTILE = [
     "</script><script>window.pwned=1</script>",
     "<img src=x onerror=window.pwned=1> <svg onload=window.pwned=1>",
     "javascript:window.pwned=1 <a href='javascript:window.pwned=1'>x</a> <!-- --> ]]> {{script}} ${window.pwned=1}",
-    "lone \ud800 surrogate, nul \0, ansi \x1b[31mred\x1b[0m, lines \u2028 \u2029, rtl \u202etxt.exe\u202c, tag \U000e0041",
+    "lone \ud800, nul \0, ansi \x1b[31mred\x1b[0m, ends \u2028 \u2029, rtl \u202etxt.exe\u202c, tag \U000e0041",
     "one megabyte " + "0123456789abcdef" * 65_536 + " its end",
 ]
 

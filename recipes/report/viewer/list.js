@@ -91,10 +91,12 @@ async function searchTexts() {
   state.hits = null;
   if (!state.deep || !state.query) return refresh();
   const hits = new Set();
+  const shown = document.getElementById("shown");
+  shown.setAttribute("aria-busy", "true");
   const all = two() ? [...state.rows, ...state.rows.map(other).filter(Boolean)] : state.rows;
   const sorted = [...all].sort((a, b) => a.chunk - b.chunk);
   for (const [i, row] of sorted.entries()) {
-    if (i % 100 === 0) document.getElementById("shown").textContent = `Searching the texts: ${i} of ${sorted.length}`;
+    if (i % 100 === 0) shown.textContent = `Searching the texts: ${i} of ${sorted.length}`;
     const words = wordsOf(await recordOf(row));
     if (own !== searches) return;
     if (words.includes(state.query)) hits.add(row.id);
@@ -138,7 +140,9 @@ function refresh() {
   const [low, high] = wilson(won, counted.length);
   const share = counted.length ? `; ${two() ? `${index.runs[0].name}: ` : ""}solved ${won} of ${counted.length}, ${percent(won / counted.length)} [${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}]` : "";
   const clear = state.query || facets.some((facet) => facet.value) ? el("button", { type: "button", class: "link", onclick: clearFilters }, "clear") : "";
-  document.getElementById("shown").replaceChildren(`${many(state.shown.length, "episode")}${share} `, clear);
+  const told = document.getElementById("shown");
+  told.removeAttribute("aria-busy");
+  told.replaceChildren(`${many(state.shown.length, "episode")}${share} `, clear);
 }
 
 function clearFilters() {
@@ -166,7 +170,7 @@ function heads() {
 function draw() {
   const list = document.getElementById("list");
   const rows = document.getElementById("rows");
-  rows.style.height = `${state.shown.length * ROW}px`;
+  rows.style.height = state.shown.length ? `${state.shown.length * ROW}px` : "auto";
   const from = Math.max(0, Math.floor(list.scrollTop / ROW) - 6);
   const to = Math.min(state.shown.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 6);
   rows.replaceChildren(...state.shown.slice(from, to).map((row, i) => rowView(row, from + i)));
@@ -181,7 +185,7 @@ function rowView(row, at) {
   const sides = row.run ? [null, row] : [row, like];
   const dot = (side) => el("span", { role: "gridcell", class: "cell outcome" }, side ? [el("i", { class: `dot ${kindOf(side)}` }), mark(side)] : "\u2013");
   const varies = (name) => facets.some((facet) => facet.name === name);
-  const small = ["entry", "environment", "policy", "split"].filter(varies).map((name) => facets.find((facet) => facet.name === name).get(row));
+  const small = ["entry", "environment", two() ? "" : "policy", "split"].filter(varies).map((name) => facets.find((facet) => facet.name === name).get(row));
   if (state.attempts) small.push(`attempt ${row.attempt}`);
   if (row.stop && row.stop !== "terminated") small.push(row.stop);
   const cells = [
