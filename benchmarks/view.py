@@ -28,7 +28,8 @@ from milepost.envs.runs import Run
 from milepost.recipes.report.view import view
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-WORDS = "door key lamp north customer order refund voucher policy number report total value error result open".split()
+WORDS = ["door", "key", "lamp", "north", "customer", "order", "refund", "voucher", "policy", "number", "report"]
+WORDS += ["total", "value", "error", "result", "open"]
 
 
 def episodes(n: int, n_turns: int) -> Iterator[Episode]:

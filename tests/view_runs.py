@@ -44,12 +44,12 @@ def hostile(path: Path) -> Path:
 
 def played(number: int, *, won: bool, policy: str, n_turns: int = 3, env: str = "Door", stop: Stop = Stop.TERMINATED):
     turns = [Turn(f"You see door {t} of house {number}.", Action("open door")) for t in range(n_turns)]
+    turns[-1].action = Action("leave" if won else "wait")
     for t, turn in enumerate(turns):
         turn.info["valid"] = t != 1
         turn.action.usage = Usage(prompt=100 * (t + 1), completion=10, cost=0.001)
         turn.action.tokens = tokens(2)
         turn.credit = {"gain": 0.25 * t - 0.25, "kl": np.array([0.5, -1.0], np.float32), "late": None if t else 0.0}
-    turns[-1].action.text = "leave" if won else "wait"
     if stop.counts:
         turns[-1].info["outcome"] = float(won)
     return Episode(

@@ -4,6 +4,10 @@ const NUMBERED = 40; // more turns than this are numbered every fifth or more
 
 // Return [{label, values, sums, total, kind}] in order of appearance; undefined and null: never judged.
 function seriesOf(record) {
+  return (record.series ??= seriesMade(record));
+}
+
+function seriesMade(record) {
   const labels = new Map();
   record.turns.forEach((turn, t) => {
     for (const [label, value] of turn.credit || []) {

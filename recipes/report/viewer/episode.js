@@ -43,7 +43,7 @@ function head({ row, record, name }, goTo) {
     if (object && Object.keys(object).length) folded.push(details(title, () => table(object)));
   return [
     name ? el("p", { class: "side-name" }, plain(name)) : null,
-    el("h2", { dir: "auto" }, ...visible(String(row.task ?? `seed ${row.seed}`))),
+    el("h2", { dir: "auto" }, ...visible(task(row))),
     el("p", { class: "verdict-line" }, badge(row), el("code", { title: "id of the episode" }, `#${row.number} ${plain(row.id)}`)),
     el("p", { class: "chips" }, facts.map(([value, title]) => el("span", { title }, plain(value)))),
     folded.length ? el("div", { class: "folds" }, folded) : null,
@@ -98,7 +98,7 @@ function turnView(side, t) {
   return el(
     "section",
     { class: `turn${disagree ? " gap" : ""}` },
-    el("header", null, el("h3", null, `Turn ${t}`), flags, el("span", { class: "facts-line" }, facts.join("  \u00b7  "))),
+    el("header", null, el("h3", null, `Turn ${t}`), side.name ? el("span", { class: "of" }, plain(side.name)) : null, flags, el("span", { class: "facts-line" }, facts.join("  \u00b7  "))),
     content,
     earned(record, t, info),
   );
@@ -197,7 +197,7 @@ function measure(label, value, share) {
 
 function ending({ record, row }) {
   const node = el("section", { class: "turn last" }, el("header", null, el("h3", null, "End"), badge(row)));
-  const content = el("div", { class: "said" }, ...seen(record.last, askedBefore(record, record.turns.length)));
-  node.append(content);
+  const content = seen(record.last, askedBefore(record, record.turns.length));
+  if (content.length) node.append(el("div", { class: "said" }, content));
   return node;
 }

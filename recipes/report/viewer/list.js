@@ -6,7 +6,7 @@ let index = null;
 let facets = [];
 
 const two = () => index.runs.length > 1;
-const task = (row) => String(row.task ?? `seed ${row.seed}`);
+const task = (row) => String(row.task ?? (row.seed === null ? row.id : `seed ${row.seed}`));
 const other = (row) => (row.pair === undefined ? null : index.rows[1 - row.run][row.pair]);
 
 const PAIRS = [
@@ -185,8 +185,8 @@ function rowView(row, at) {
   const sides = row.run ? [null, row] : [row, like];
   const dot = (side) => el("span", { role: "gridcell", class: "cell outcome" }, side ? [el("i", { class: `dot ${kindOf(side)}` }), mark(side)] : "\u2013");
   const varies = (name) => facets.some((facet) => facet.name === name);
-  const small = ["entry", "environment", two() ? "" : "policy", "split"].filter(varies).map((name) => facets.find((facet) => facet.name === name).get(row));
-  if (state.attempts) small.push(`attempt ${row.attempt}`);
+  const small = state.attempts ? [`attempt ${row.attempt}`] : [];
+  small.push(...["entry", "environment", two() ? "" : "policy", "split"].filter(varies).map((name) => facets.find((facet) => facet.name === name).get(row)));
   if (row.stop && row.stop !== "terminated") small.push(row.stop);
   const cells = [
     el("span", { role: "gridcell", class: "cell number" }, String(row.number)),
