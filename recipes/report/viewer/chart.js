@@ -39,7 +39,7 @@ function chart(record, gap, goTo) {
   const series = seriesOf(record);
   const n = record.turns.length;
   if (!series.length || !n)
-    return el("p", { class: "quiet" }, "No credit was assigned in this episode, and no turn was rewarded.");
+    return quiet("No credit was assigned in this episode, and no turn was rewarded.");
   const below = series.some((row) => row.heights.concat(row.sums).some((value) => value < 0));
   const node = el("div", { class: "chart", role: "group", "aria-label": "What every turn earned, by method" });
   node.style.setProperty("--turns", n);

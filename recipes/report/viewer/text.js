@@ -109,6 +109,10 @@ function number(value, sign) {
   return (sign && value >= 0 ? "+" : "") + digits;
 }
 
+function quiet(text) {
+  return el("p", { class: "quiet" }, text);
+}
+
 function percent(share) {
   return share === null || share === undefined ? "\u2013" : `${(100 * share).toFixed(1)} %`;
 }
