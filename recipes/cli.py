@@ -1,4 +1,4 @@
-"""The command ``milepost``: train a recipe, list and check environments and credit methods, read runs.
+"""The command ``milepost``: train a recipe, evaluate an agent, read runs, list and check what there is.
 
 Every command imports what it needs when it is used, so that ``envs``, ``check``, ``credit`` and ``show`` run without
 torch. What the caller did wrong is one line and exit code 2; ``--debug``, anywhere on the line, shows the traceback
@@ -14,14 +14,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
 from milepost.recipes.console import did_you_mean, explain, parse, print_report, read_option
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -144,32 +141,61 @@ def plot(argv: Sequence[str]) -> int:
     return 0
 
 
-def _later(module: str) -> Callable[[Sequence[str]], int]:
-    """Return the command that is the function ``command`` of a module, imported when it is used."""
+def eval_(argv: Sequence[str]) -> int:
+    """Evaluate an agent."""
+    from milepost.recipes.evaluate.command import command
 
-    def run(argv: Sequence[str]) -> int:
-        code: int = importlib.import_module(f"milepost.{module}").command(argv)
-        return code
+    return command(argv)
 
-    return run
+
+def compare(argv: Sequence[str]) -> int:
+    """Compare two evaluations."""
+    from milepost.recipes.evaluate.compare import command
+
+    return command(argv)
+
+
+def view(argv: Sequence[str]) -> int:
+    """Write a run as one HTML file."""
+    from milepost.recipes.report.view import command
+
+    return command(argv)
+
+
+def export(argv: Sequence[str]) -> int:
+    """Write a run's episodes for other tools."""
+    from milepost.recipes.report.export import command
+
+    return command(argv)
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Serve a model."""
+    from milepost.recipes.serve import command
+
+    return command(argv)
+
+
+def mcp(argv: Sequence[str]) -> int:
+    """Serve an environment."""
+    from milepost.recipes.mcp import command
+
+    return command(argv)
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "eval": (_later("recipes.evaluate.command"), "TASKS --agent A [flags]       evaluate an agent, headless"),
-    "compare": (_later("recipes.evaluate.compare"), "RUN RUN [--json]              compare two runs, task by task"),
-    "view": (
-        _later("recipes.report.view"),
-        "RUN [OTHER]                   write RUN/view.html: every turn, in a browser",
-    ),
-    "export": (_later("recipes.report.export"), "RUN --to parquet|openai-chat  write a run's episodes for other tools"),
-    "serve": (_later("recipes.serve"), "MODEL [flags]                 an OpenAI-compatible endpoint over a model"),
-    "mcp": (_later("recipes.mcp"), "ENV [flags]                   an environment as an MCP server"),
-    "train": (train, "RECIPE [flags]               train an agent by a recipe"),
-    "envs": (envs, "[--json]                      list the environments"),
-    "check": (check, "ID [--json]                  check an environment, ours or yours, against the contract"),
-    "credit": (credit, "list | check | vectors        list and check credit methods, compute worked examples"),
+    "train": (train, "RECIPE [flags]                train an agent by a recipe"),
+    "eval": (eval_, "TASKS --agent A [flags]       evaluate an agent, headless"),
+    "compare": (compare, "RUN RUN [--json]              compare two evaluations, task by task"),
     "show": (show, "RUN [--episode N] [--json]    read a run, or one episode turn by turn"),
+    "view": (view, "RUN [OTHER]                   write RUN/view.html: every turn, in a browser"),
     "plot": (plot, "RUN... [--out PNG]            draw the curves of runs into one picture"),
+    "export": (export, "RUN --to FORM [flags]         write a run's episodes for other tools"),
+    "envs": (envs, "[--json]                      list the environments"),
+    "check": (check, "ID [--json]                   check an environment, ours or yours, against the contract"),
+    "credit": (credit, "list | check | vectors        list and check credit methods, compute worked examples"),
+    "serve": (serve, "MODEL [flags]                 a model as an OpenAI-compatible endpoint"),
+    "mcp": (mcp, "ENV [flags]                   an environment as an MCP server"),
 }
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("sandbox", "envs", "credit", "agents", "recipes")
-ROOMS = ("credit.peers", "credit.combine", "credit.visual", "credit.audit", "recipes.vectors")
+ROOMS = (
+    *("envs.tooldesk", "credit.peers", "credit.combine", "credit.visual", "credit.audit"),
+    *("recipes.evaluate", "recipes.vectors"),
+)
 """Folders that the picture shows as one: many files of one kind."""
 Graph = dict[str, set[str]]
 
