@@ -1,9 +1,13 @@
-"""Processes that do not outlive the one that started them, and the files that a process may open."""
+"""Processes that do not outlive the one that started them, and the files that a process may open.
+
+Run as a script, ``process.py PARENT COMMAND...`` becomes the command and ends with its parent.
+"""
 
 import ctypes
 import os
 import resource
 import signal
+import sys
 from contextlib import suppress
 
 
@@ -35,3 +39,8 @@ def room_for(n_connections: int) -> None:
             f"(ulimit -Hn): raise it, or use at most {max(0, n_connections - needed + hard)}"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else hard, hard))
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])
