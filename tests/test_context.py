@@ -60,10 +60,16 @@ def looks(request: Request) -> Action:
     return Action("", calls=tuple(calls))
 
 
-def played(context: Context, task: Task = LADDER, answer: Any = None) -> tuple[Episode, list[list[Message]]]:
+def played(context: Context, task: Task = LADDER, answer: Any = None) -> tuple[Episode, list[Sequence[Message]]]:
     policy = Seeing(answer) if answer else Seeing()
     (episode,) = play([task], Scaffolded(policy, context=context))
     return episode, [request.messages for request in policy.requests]
+
+
+def asked(policy: Scaffolded, *requests: Request) -> Sequence[Answer]:
+    answers = policy.act(requests)
+    assert isinstance(answers, Sequence)
+    return answers
 
 
 contexts = one_of(integers(0, 5).map(LastTurns), integers(160, 300).map(TokenBudget))
@@ -143,16 +149,16 @@ def test_where_nothing_more_can_be_dropped_the_context_is_full():
 def test_a_full_context_of_one_request_leaves_the_others_their_answers():
     short = Request("a", "g", [{"role": "user", "content": "hi"}])
     long = Request("b", "g", [{"role": "user", "content": "hi" * 100}])
-    answers = Scaffolded(Seeing(), context=TokenBudget(20)).act([long, short])
-    assert isinstance(answers[0], ContextFull)
-    assert answers[1] == Action("rest")
+    full, answer = asked(Scaffolded(Seeing(), context=TokenBudget(20)), long, short)
+    assert isinstance(full, ContextFull)
+    assert answer == Action("rest")
 
 
 def test_images_and_tools_count():
     image = {"role": "user", "content": [{"type": "text", "text": "1234"}, {"type": "image", "image": np.zeros(1)}]}
     assert estimate([image]) == 4 + 1 + 1000
     request = Request("a", "g", [{"role": "user", "content": "1234"}], tools=[{"function": {"name": "x" * 400}}])
-    (answer,) = Scaffolded(Seeing(), context=TokenBudget(100)).act([request])
+    (answer,) = asked(Scaffolded(Seeing(), context=TokenBudget(100)), request)
     assert isinstance(answer, ContextFull)
 
 
