@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from agent_envs import CELLAR
+from agent_envs import CELLAR, Seeing
 from driver_envs import DUET
 from hypothesis import given, settings
 from hypothesis.strategies import integers, one_of
@@ -23,24 +22,6 @@ from milepost.envs.messages import Message
 from milepost.sandbox.core import EndpointError
 
 LADDER = Task("milepost/Ladder-v0", task="oak 6", group="oak")
-
-
-class Seeing:
-    """Answers by a function of the request and keeps every request as it was then."""
-
-    version = 3
-
-    def __init__(self, answer: Callable[[Request], Answer] = lambda request: Action("rest")) -> None:
-        self.answer = answer
-        self.requests: list[Request] = []
-        self.forgotten: list[str] = []
-
-    def act(self, requests: Sequence[Request]) -> list[Answer]:
-        self.requests += [replace(request, messages=list(request.messages)) for request in requests]
-        return [self.answer(request) for request in requests]
-
-    def forget(self, episode_ids: Sequence[str]) -> None:
-        self.forgotten += episode_ids
 
 
 class SeeingAsync(Seeing):
