@@ -80,6 +80,11 @@ class _Async(Scaffolded):
         answers = super().act(requests)
         return await answers if isinstance(answers, Awaitable) else answers
 
+    async def aclose(self) -> None:
+        """Close what the policy keeps for the running event loop."""
+        if (aclose := getattr(self.policy, "aclose", None)) is not None:
+            await aclose()
+
 
 class _Asked(NamedTuple):
     request: Request

@@ -25,6 +25,11 @@ LADDER = Task("milepost/Ladder-v0", task="oak 6", group="oak")
 
 
 class SeeingAsync(Seeing):
+    n_closed = 0
+
+    async def aclose(self) -> None:
+        self.n_closed += 1
+
     async def act(self, requests: Sequence[Request]) -> list[Answer]:  # type: ignore[override]
         return super().act(requests)
 
@@ -157,6 +162,7 @@ def test_a_wrapped_policy_is_asked_as_it_wants_to_be():
         (episode,) = play([LADDER], Scaffolded(policy, context=LastTurns(1)), gather="greedy")
         assert [turn.action for turn in episode.turns] == plain
         assert policy.forgotten[-1] == episode.id
+    assert inner_async.n_closed == 1
     assert Scaffolded(inner).version == 3
 
 
