@@ -48,8 +48,10 @@ class Policy(Protocol):
     is awaited when a play ends, in the play's event loop: connections belong to it.
     """
 
-    version: int
-    """Counts the train steps behind its weights."""
+    @property
+    def version(self) -> int:
+        """Counts the train steps behind its weights."""
+        ...
 
     def act(self, requests: Sequence[Request]) -> Sequence[Answer] | Awaitable[Sequence[Answer]]:
         """Return one answer per request, in their order."""
