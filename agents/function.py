@@ -152,11 +152,10 @@ def _named(function: Callable[..., Any], name: str) -> tuple[str, ...]:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         raise ValueError(f"agent {name}: its signature cannot be read; expected {FORM}") from None
-    first, *rest = [*signature.parameters.values()] or [None]
-    wrong = first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD)
+    parameters = list(signature.parameters.values())
+    wrong = not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
     wanted = []
-    for parameter in rest if first is None or first.kind is not first.VAR_POSITIONAL else []:
-        assert parameter is not None
+    for parameter in parameters[1:]:
         if parameter.kind is parameter.VAR_KEYWORD:
             wanted += [known for known in NAMED if known not in wanted]
         elif parameter.name in NAMED and parameter.kind is not parameter.POSITIONAL_ONLY:
