@@ -1,0 +1,45 @@
+"""Agents for the tests of evaluation: what they answer depends on the request alone."""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+from milepost.agents.core import Request
+from milepost.envs.core import Action, Usage
+
+LADDER = "milepost/Ladder-v0"
+
+
+def choose(text: str, seed: int) -> str:
+    """Climb mostly, dust sometimes, by the text and the seed."""
+    return "dust" if zlib.crc32(f"{text} {seed}".encode()) % 8 == 0 else "climb"
+
+
+def priced(request: Request) -> Action:
+    """Answer for 0.01, ten tokens in and one out."""
+    usage = Usage(10, 0, 1, 0.0, 0.01)
+    return Action(choose(str(request.messages[-1]["content"]), request.seed), usage=usage)
+
+
+def slow(messages: list[dict[str, Any]], seed: int) -> str:
+    """Answer after some milliseconds; note in the file ``EVAL_TEST_LOG`` that one was asked."""
+    with open(os.environ["EVAL_TEST_LOG"], "a") as log:
+        log.write(f"{seed}\n")
+    time.sleep(0.002)
+    return choose(str(messages[-1]["content"]), seed)
+
+
+def asked(log: Path) -> int:
+    """Return how often ``slow`` was asked."""
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def counted(results: dict[str, Any]) -> dict[str, Any]:
+    """Return results without the clock."""
+    if isinstance(results, dict):
+        return {key: counted(value) for key, value in results.items() if key != "seconds"}
+    return results
