@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from pathlib import Path
 from typing import Any
 
 from milepost.agents.core import Request
@@ -25,17 +24,12 @@ def priced(request: Request) -> Action:
     return Action(choose(str(request.messages[-1]["content"]), request.seed), usage=usage)
 
 
-def slow(messages: list[dict[str, Any]], seed: int) -> str:
-    """Answer after some milliseconds; note in the file ``EVAL_TEST_LOG`` that one was asked."""
+def slow(messages: list[dict[str, Any]], seed: int, episode: str) -> str:
+    """Answer after some milliseconds; note in the file ``EVAL_TEST_LOG`` in which episode."""
     with open(os.environ["EVAL_TEST_LOG"], "a") as log:
-        log.write(f"{seed}\n")
-    time.sleep(0.002)
+        log.write(f"{episode}\n")
+    time.sleep(0.008)
     return choose(str(messages[-1]["content"]), seed)
-
-
-def asked(log: Path) -> int:
-    """Return how often ``slow`` was asked."""
-    return len(log.read_text().splitlines()) if log.exists() else 0
 
 
 def counted(results: dict[str, Any]) -> dict[str, Any]:
