@@ -167,6 +167,18 @@ def test_an_endpoint_is_evaluated_and_its_failures_are_tried_again(tmp_path: Pat
     assert {e.runtime["base_url"] for e in done.episodes()} == {base_url}
 
 
+def test_with_prices_an_endpoint_costs_what_its_tokens_cost(tmp_path: Path):
+    (tmp_path / "prices.toml").write_text("[scripted]\nprompt = 2.0\ncompletion = 8.0\n")
+    with ScriptedEndpoint("climb") as base_url:
+        told: dict[str, Any] = {"base_url": base_url, "prices": tmp_path / "prices.toml", "watch": "nothing"}
+        done = evaluate(LADDER, "openai:scripted", out=tmp_path / "run", max_cost=1e-4, concurrency=1, **told)
+        again = evaluate(LADDER, "openai:scripted", out=tmp_path / "run", max_cost=9, resume=True, **told)
+    assert (done.complete, again.complete) == (False, True)
+    tokens = again.paid["tokens"]
+    assert again.paid["cost"] == pytest.approx((2 * tokens["prompt"] + 8 * tokens["completion"]) / 1e6)
+    assert 1e-4 <= done.paid["cost"] < again.overall.cost
+
+
 def test_a_scaffold_and_a_context_shape_what_the_agent_sees(tmp_path: Path):
     seen = []
 
