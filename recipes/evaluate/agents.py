@@ -143,7 +143,7 @@ async def _find_model(endpoint: Any, model: str) -> None:
     except Unreachable:
         raise
     except (EndpointError, ValueError) as error:
-        if "401" in str(error) or "403" in str(error):
+        if any(f": {status}: " in str(error) for status in (401, 403)):
             raise
         return
     finally:
