@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,25 +74,44 @@ def read_episodes(
     Raises:
         ValueError: There is no such run, a line is broken, or the schema is newer.
     """
-    path = Path(path)
+    yield from _read(Path(path), credit, images, broken, newest=False)
+
+
+def read_newest(path: str | Path, credit: bool = True, images: bool = True) -> Iterator[Episode]:
+    """Yield the newest record of every episode id, otherwise like ``read_episodes``; the older ones are superseded.
+
+    A resumed evaluation plays again what FAILED or was CANCELLED, and records it under the same id.
+    """
+    yield from _read(Path(path), credit, images, None, newest=True)
+
+
+def _read(
+    path: Path, credit: bool, images: bool, broken: Callable[[ValueError], None] | None, newest: bool
+) -> Iterator[Episode]:
     single = path.is_file()
     if not single:
         read_run(path)
     folder = path.parent.parent if single else path
     shards = [path] if single else sorted(path.glob("episodes/*.jsonl"))
+    last = {record["id"]: place for place, record in _records(shards, broken)} if newest else None
     load = Images(folder / "images").load if images else None
     earned = _read_credit(folder, broken) if credit else {}
-    for shard in shards:
-        for record in read_lines(shard, broken):
-            episode = None
-            with _left_out(broken, str(shard)):
-                episode = codec.from_json(record, load)
-            if episode is None:
-                continue
-            for label, line in earned.get(episode.id, ()):
-                with _left_out(broken, f"credit of {episode.id}"):
-                    _join(episode, label, line)
-            yield episode
+    for place, record in _records(shards, broken):
+        if last is not None and last.get(record["id"]) != place:
+            continue
+        episode = None
+        with _left_out(broken, "an episode"):
+            episode = codec.from_json(record, load)
+        if episode is None:
+            continue
+        for label, line in earned.get(episode.id, ()):
+            with _left_out(broken, f"credit of {episode.id}"):
+                _join(episode, label, line)
+        yield episode
+
+
+def _records(shards: Iterable[Path], broken: Callable[[ValueError], None] | None) -> Iterator[tuple[int, Any]]:
+    return enumerate(record for shard in shards for record in read_lines(shard, broken))
 
 
 @contextmanager

@@ -27,9 +27,9 @@ from urllib.parse import quote
 from milepost.envs import codec
 from milepost.envs.core import Episode
 from milepost.envs.files import Images, Lock, append_line, clear_when_full, cut_off, sync, write_json
-from milepost.envs.records import ADVANTAGE, RunInfo, read_episodes, read_metrics, read_run
+from milepost.envs.records import ADVANTAGE, RunInfo, read_episodes, read_metrics, read_newest, read_run
 
-__all__ = ["Run", "RunInfo", "read_episodes", "read_metrics", "read_run", "write_json"]
+__all__ = ["Run", "RunInfo", "read_episodes", "read_metrics", "read_newest", "read_run", "write_json"]
 
 SHARD_BYTES = 64_000_000
 """No shard of episodes grows beyond this, unless one episode does."""
@@ -209,10 +209,10 @@ class Run:
         whole = self._checkpoints()
         return whole[-1] if whole else None
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json`` and say that the run is finished."""
+    def finish(self, summary: Mapping[str, Any], name: str = "summary.json") -> None:
+        """Write the summary under its name and say that the run is finished."""
         if self.rank == 0:
-            write_json(self.path / "summary.json", dict(summary))
+            write_json(self.path / name, dict(summary))
             self.info.status = "finished"
             write_json(self.path / "run.json", asdict(self.info))
 

@@ -8,7 +8,7 @@ import pytest
 
 from milepost.envs import codec, files, runs
 from milepost.envs.core import Action, Episode, Stop, Turn
-from milepost.envs.runs import Run, read_episodes, read_metrics, read_run, write_json
+from milepost.envs.runs import Run, read_episodes, read_metrics, read_newest, read_run, write_json
 
 
 def episode(name="0", n_turns=2, **fields):
@@ -54,6 +54,24 @@ def test_credit_assigned_later_is_joined_by_episode_and_turn(tmp_path):
     assert all(
         not t.credit or "live" in t.credit for e in read_episodes(tmp_path / "run", credit=False) for t in e.turns
     )
+
+
+def test_of_an_id_that_was_played_again_the_newest_record_alone_counts(tmp_path):
+    cancelled = Episode(id="b", turns=[Turn("o", Action("a"))], stop=Stop.CANCELLED)
+    with Run.open(tmp_path / "run", "evaluate") as run:
+        for record in (episode("a"), cancelled, episode("c")):
+            run.add(record)
+        again = episode("b", 3)
+        run.add(again)
+        again.turns[2].put("gra", 0.5)
+        run.write_credit("gra", [[again]], {})
+    newest = list(read_newest(tmp_path / "run"))
+    assert [(e.id, e.stop, len(e.turns)) for e in newest] == [
+        ("a", Stop.TERMINATED, 2),
+        ("c", Stop.TERMINATED, 2),
+        ("b", Stop.TERMINATED, 3),
+    ]
+    assert newest[2].turns[2].credit == {"gra": 0.5}
 
 
 def test_credit_of_one_agent_lands_on_that_agents_turns(tmp_path):
