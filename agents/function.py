@@ -20,7 +20,8 @@ from typing import Any
 from milepost.agents.core import Answer, ContextFull, Request
 from milepost.agents.outside import read_message, sent_messages, told
 from milepost.envs.core import Action, ContractError
-from milepost.envs.make import did_you_mean, load_module
+from milepost.envs.make import load_module
+from milepost.envs.names import did_you_mean
 from milepost.sandbox.core import MachineError
 
 NAMED = ("tools", "seed", "observation", "episode")

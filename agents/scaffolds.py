@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 from milepost.envs.core import Action
-from milepost.envs.make import did_you_mean
+from milepost.envs.names import did_you_mean
 from milepost.envs.tools import describe
 
 Tools = Sequence[dict[str, Any]]

@@ -12,8 +12,9 @@ from gymnasium.error import Error
 
 from milepost.envs.core import Action, Call, Episode, Observation, Stop
 from milepost.envs.hooks import Env, TurnHooks
+from milepost.envs.names import did_you_mean
 from milepost.envs.runs import Run, read_episodes
-from milepost.envs.tool_schema import Tool, ToolError, did_you_mean
+from milepost.envs.tool_schema import Tool, ToolError
 from milepost.sandbox.core import MachineError
 
 

@@ -6,8 +6,6 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +14,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 
 import milepost.envs
+from milepost.envs.names import did_you_mean
 
 
 def make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -76,9 +75,3 @@ def _refuse_unknown(env_id: str, creator: Any, kwargs: dict[str, Any]) -> None:
         if name not in names and name not in of_make:
             there_are = f"it has: {', '.join(names)}" if names else "it has none"
             raise ValueError(f"{env_id} has no option {name!r}{did_you_mean(name, names)}; {there_are}")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` where a known name is close, else nothing."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -36,7 +36,8 @@ def untied(observation: Observation, calls: Sequence[Call]) -> Observation:
     if isinstance(observation, str) or "results" not in observation:
         return observation
     ids = {call.id for call in calls}
-    tied, loose = [], []
+    tied: list[dict[str, Any]] = []
+    loose: list[dict[str, Any]] = []
     for result in observation["results"]:
         (tied if result["id"] in ids else loose).append(result)
     if not loose:

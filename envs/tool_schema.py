@@ -16,8 +16,9 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
+
+from milepost.envs.names import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _INT_BOUND = 2**63
@@ -141,12 +142,6 @@ def told(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= _INT_BOUND:
         return "a number of more than 64 bits"
     return _literal(value)
-
-
-def did_you_mean(name: str, known: Mapping[str, Any]) -> str:
-    """Return `` (did you mean 'x'?)`` where a known name is close, else nothing."""
-    close = get_close_matches(name[:64], list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _literal(value: Any) -> str:

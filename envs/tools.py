@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from milepost.envs.core import ContractError, Observation
+from milepost.envs.names import did_you_mean
 from milepost.envs.tool_calls import FORMS, ReadCall, read_move
-from milepost.envs.tool_schema import Tool, ToolError, did_you_mean
+from milepost.envs.tool_schema import Tool, ToolError
 
 __all__ = ["Result", "Results", "ToolError", "Tools", "describe"]
 

@@ -18,7 +18,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from milepost.recipes.console import did_you_mean, explain, parse, print_report, read_option
+from milepost.envs.names import did_you_mean
+from milepost.recipes.console import explain, parse, print_report, read_option
 
 
 @dataclass

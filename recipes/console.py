@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -69,12 +68,6 @@ def print_report(report: Report, what: dict[str, str], options: dict[str, Any], 
                 print(f"{kind}  {finding.rule}: {finding.text}")
         print(f"{' '.join(what.values())}: {'keeps' if report.ok else 'breaks'} the contract")
     return 0 if report.ok else 1
-
-
-def did_you_mean(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """Return `` (did you mean 'x'?)`` where a known name is close, else nothing."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def explain(error: BaseException, command: Sequence[str]) -> tuple[str, int] | None:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from milepost.recipes.console import did_you_mean, parse, print_report, read_option
+from milepost.envs.names import did_you_mean
+from milepost.recipes.console import parse, print_report, read_option
 
 USAGE = """usage: milepost credit COMMAND ...
 

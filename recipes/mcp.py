@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from milepost.recipes.console import did_you_mean, parse, read_option
+from milepost.envs.names import did_you_mean
+from milepost.recipes.console import parse, read_option
 
 if TYPE_CHECKING:
     from milepost.envs.hosted import Hosted

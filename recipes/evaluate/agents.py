@@ -16,7 +16,7 @@ from milepost.agents.gather import How
 from milepost.agents.scaffolded import Scaffolded
 from milepost.agents.scaffolds import scaffold
 from milepost.agents.scripted import OraclePolicy, RandomPolicy
-from milepost.recipes.console import did_you_mean
+from milepost.envs.names import did_you_mean
 from milepost.sandbox.process import room_for
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from milepost.envs.names import did_you_mean
 from milepost.recipes import panels
-from milepost.recipes.console import did_you_mean
 from milepost.recipes.evaluate.panel import METRICS, Entry, Panel, checked, whole
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from milepost.envs.make import env_ids
-from milepost.recipes.console import did_you_mean, read_option
+from milepost.envs.names import did_you_mean
+from milepost.recipes.console import read_option
 from milepost.recipes.evaluate.panel import Entry, Panel, checked, first, whole
 from milepost.recipes.evaluate.panel_file import panel_names, read_panel, read_seeds
 

@@ -16,7 +16,7 @@ from milepost.agents.core import episode_id
 from milepost.envs import textworld_games
 from milepost.envs.core import Task
 from milepost.envs.make import make
-from milepost.recipes.console import did_you_mean
+from milepost.envs.names import did_you_mean
 from milepost.recipes.evaluate.panel import Entry, Panel
 from milepost.recipes.games import SEEDS, TEXTWORLD
 
