@@ -17,7 +17,6 @@ from milepost.agents.local.chat_api import Chat, Refused, Reply
 from milepost.agents.local.chats import Chats
 from milepost.agents.local.policy import LocalPolicy
 from milepost.agents.local.server import Batches
-from milepost.agents.local.tool_text import as_text, read_calls
 from milepost.envs.core import Action
 
 torch.set_num_threads(1)
@@ -37,7 +36,8 @@ def chat(*texts: str, **options: Any) -> Chat:
     """Return a chat of the user's and the assistant's texts in turn."""
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
-    return Chat(messages, **({"max_tokens": 12, "seed": 5} | options))
+    settings: dict[str, Any] = {"max_tokens": 12, "seed": 5, **options}
+    return Chat(messages, **settings)
 
 
 def answers(chats: Chats, *asked: Chat) -> list[Action]:
@@ -185,57 +185,9 @@ def test_what_arrives_while_the_model_is_busy_is_answered_together_and_who_leave
     asyncio.run(serve())
 
 
-@pytest.mark.parametrize(
-    ("text", "content", "calls"),
-    [
-        ('<tool_call>\n{"name": "find", "arguments": {"n": 1}}\n</tool_call>', "", [("call_2", "find", '{"n": 1}')]),
-        (
-            'Two: <tool_call>{"name": "a", "arguments": {}}</tool_call>\n<tool_call>{"name": "b", "arguments": "{"}',
-            "Two:",
-            [("call_2", "a", "{}"), ("call_3", "b", "{")],
-        ),
-        ('{"name": "a", "parameters": {"x": "\u00e9"}}', "", [("call_2", "a", '{"x": "\u00e9"}')]),
-        ('```json\n[{"name": "a", "arguments": {}}]\n```', "", [("call_2", "a", "{}")]),
-        (
-            '<tool_call>{"name": </tool_call><tool_call>{"name": "a", "arguments": {}}</tool_call>',
-            '<tool_call>{"name": </tool_call>',
-            [("call_2", "a", "{}")],
-        ),
-        (' <tool_call>{"name": "a", "arguments": {', ' <tool_call>{"name": "a", "arguments": {', []),
-        ('{"name": "Ada", "age": 36}', '{"name": "Ada", "age": 36}', []),
-        ("[" * 5000, "[" * 5000, []),
-        ("find(n=1)", "find(n=1)", []),
-        ("[]", "[]", []),
-    ],
-)
-def test_a_models_text_is_read_as_calls_and_broken_ones_stay_text(text: str, content: str, calls: list[Any]) -> None:
-    assert read_calls(text, 2) == (content, calls)
-
-
-def test_a_template_without_tools_is_told_them_in_the_system_message_and_reads_calls_as_text(loaded: Any) -> None:
-    call = {"id": "call_0", "type": "function", "function": {"name": "find", "arguments": {"n": 1}}}
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        user("go"),
-        {"role": "assistant", "content": "Well.", "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "call_0", "content": "nothing"},
-    ]
-    told = as_text(messages, [FIND])
-    assert told[0]["content"].startswith("Be brief.\n\nYou may call these tools.")
-    assert told[0]["content"].endswith("\nfind(): Find a word.")
-    assert told[1:] == [
-        user("go"),
-        {"role": "assistant", "content": 'Well.\n<tool_call>{"name": "find", "arguments": {"n": 1}}</tool_call>'},
-        user("<tool_response>\nnothing\n</tool_response>"),
-    ]
-    assert as_text(messages[:1], []) == messages[:1]
-    assert [message["role"] for message in as_text(messages[1:2], [FIND])] == ["system", "user"]
-    (reply,) = Chats(*loaded).answer([Chat(messages, [FIND], max_tokens=2)])
-    assert isinstance(reply, Reply)
-    assert "find(): Find a word." in loaded[1].decode(reply.prompt)
-
-
-def test_a_template_that_knows_tools_gets_them_and_one_that_refuses_a_chat_is_quoted(loaded: Any) -> None:
+def test_a_template_that_knows_tools_gets_them_and_one_that_refuses_a_chat_is_quoted(
+    loaded: Any,
+) -> None:
     _, tokenizer = loaded
     before = tokenizer.chat_template
     tokenizer.chat_template = (
@@ -253,5 +205,8 @@ def test_a_template_that_knows_tools_gets_them_and_one_that_refuses_a_chat_is_qu
     assert isinstance(good, Reply)
     assert '"Find a word."' in tokenizer.decode(good.prompt)
     assert "77<|im_start|>" in tokenizer.decode(good.prompt)
+    (plain,) = Chats(*loaded).answer([Chat(messages, [FIND], max_tokens=2)])
+    assert isinstance(plain, Reply)
+    assert "find(): Find a word." in tokenizer.decode(plain.prompt)
     assert isinstance(bad, Refused)
     assert str(bad) == "the model's chat template refuses these messages or tools: no system message"

@@ -81,7 +81,8 @@ class Chats(LocalPolicy):
         if not self._knows_tools:
             messages = as_text(messages, chat.tools)
         try:
-            ids = self._template.ids(self._template.render(messages, chat.tools if self._knows_tools else ()))
+            text = self._template.render(messages, chat.tools if self._knows_tools else ())
+            ids = self._template.ids(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             return Refused(f"the model's chat template refuses these messages or tools: {error}", "messages")
         n_new = chat.max_tokens or 1

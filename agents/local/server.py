@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import socket
 import threading
 import traceback
@@ -15,11 +16,12 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from milepost.agents.local.chat_api import Chat, Refused, Reply, completion, events, read
+from milepost.agents.local.chat_api import Chat, Refused, Reply, read
 from milepost.agents.local.chats import Chats
+from milepost.agents.local.completions import completion, events
 from milepost.agents.threads import Worker
 
 MAX_BODY = 32 * 2**20
@@ -87,12 +89,12 @@ def application(chats: Chats, name: str) -> Starlette:
             await state["batches"].close()
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model]})
+        return _json({"object": "list", "data": [model]})
 
     async def one_model(request: Request) -> Response:
         if (wanted := request.path_params["name"]) != name:
             raise Refused(f"model {wanted!r} is not served here; there is {name!r}", "model", status=404)
-        return JSONResponse(model)
+        return _json(model)
 
     async def chat_completions(request: Request) -> Response:
         chat = read(await _body(request), name)
@@ -105,7 +107,7 @@ def application(chats: Chats, name: str) -> Starlette:
         whole = completion(chat, reply, name, state["n"])
         if chat.stream:
             return Response("".join(events(chat, whole)), media_type="text/event-stream")
-        return JSONResponse(whole)
+        return _json(whole)
 
     return Starlette(
         routes=[
@@ -118,18 +120,23 @@ def application(chats: Chats, name: str) -> Starlette:
     )
 
 
+def _json(value: Any, status: int = 200) -> Response:
+    """Return JSON in ASCII, which can also say half a surrogate pair."""
+    return Response(json.dumps(value), status, media_type="application/json")
+
+
 async def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         there = "GET /v1/models, POST /v1/chat/completions"
         text = f"{request.method} {request.url.path}: {error.detail}; there is {there}"
         error = Refused(text, status=error.status_code)
     assert isinstance(error, Refused)
-    return JSONResponse(error.body(), status_code=error.status)
+    return _json(error.body(), error.status)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     traceback.print_exception(error)
-    return JSONResponse(Refused(f"{type(error).__name__}: {error}", status=500).body(), status_code=500)
+    return _json(Refused(f"{type(error).__name__}: {error}", status=500).body(), 500)
 
 
 async def _body(request: Request) -> bytes:
