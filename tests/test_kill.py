@@ -67,6 +67,7 @@ def n_starts(run: Path) -> int:
     return read_run(run).starts if (run / "run.json").exists() else 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ten_times_ends_where_it_would_have_ended(tmp_path: Path):
     whole, killed, games = tmp_path / "whole", tmp_path / "killed", tmp_path / "cache" / "milepost" / "textworld"
     saves, chance = killed / "checkpoints", random.Random(0)
