@@ -124,10 +124,11 @@ class Rollout:
     async def _episode(self, slot: Slot, place: int, task: Task, fields: dict[str, Any]) -> Episode:
         """Play one episode to its end."""
         await slot.open(task, fields)
+        limit_s = self._timeout_s if task.timeout_s is None else task.timeout_s
         began = time.monotonic()
         chat = Chat(slot.env.episode)
         while slot.env.episode.stop is None:
-            overdue = self._timeout_s is not None and time.monotonic() - began > self._timeout_s
+            overdue = limit_s is not None and time.monotonic() - began > limit_s
             if overdue and slot.env.episode.turns:
                 return await slot.end(Stop.TIMEOUT)
             request = chat.request(self._seed, slot.env if self._inside else None)

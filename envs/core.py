@@ -298,6 +298,8 @@ class Task:
     attempt: int = 0
     start: tuple[Episode, int] | None = None
     """Branch from the state before this turn of a recorded episode."""
+    timeout_s: float | None = None
+    """Wall time of this episode; None: what the driver is told for all."""
 
 
 class Groups(list[list[Episode]]):

@@ -209,10 +209,10 @@ class Run:
         whole = self._checkpoints()
         return whole[-1] if whole else None
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json`` and say that the run is finished."""
+    def finish(self, summary: Mapping[str, Any], name: str = "summary.json") -> None:
+        """Write the summary under its name and say that the run is finished."""
         if self.rank == 0:
-            write_json(self.path / "summary.json", dict(summary))
+            write_json(self.path / name, dict(summary))
             self.info.status = "finished"
             write_json(self.path / "run.json", asdict(self.info))
 

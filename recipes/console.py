@@ -83,7 +83,10 @@ def explain(error: BaseException, command: Sequence[str]) -> tuple[str, int] | N
 
     from milepost.sandbox.core import MachineError
 
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, KeyboardInterrupt):
+        if notes:
+            return f"stopped{notes}", 130
         if "train" not in command[:2] and command[0] == "milepost":
             return "stopped", 130
         again = shlex.join([*command, *([] if "--resume" in command else ["--resume"])])
@@ -94,9 +97,9 @@ def explain(error: BaseException, command: Sequence[str]) -> tuple[str, int] | N
             return None
         return f"milepost: this needs {package}: pip install 'milepost[{EXTRAS[package]}]'", 2
     if isinstance(error, MachineError):
-        return f"milepost: {' '.join(str(error).split())}", 1
+        return f"milepost: {' '.join(str(error).split())}{notes}", 1
     if isinstance(error, (ValueError, OSError, gymnasium.error.Error)):
-        return f"milepost: {' '.join(str(error).split()) or type(error).__name__}", 2
+        return f"milepost: {' '.join(str(error).split()) or type(error).__name__}{notes}", 2
     return None
 
 

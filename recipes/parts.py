@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milepost.agents.driver import play
-from milepost.agents.local.policy import LocalPolicy
 from milepost.credit import methods
 from milepost.credit.core import Credit, saved
 from milepost.envs.core import Episode, Task
+
+if TYPE_CHECKING:
+    from milepost.agents.local.policy import LocalPolicy
 
 SETTINGS: dict[str, dict[str, Any]] = {"progress": {"scale": "initial"}}
 """Options of methods as our recipes set them: progress counts in shares of the way to the goal."""

@@ -1,7 +1,8 @@
-"""Processes that do not outlive the one that started them."""
+"""Processes that do not outlive the one that started them, and the files that a process may open."""
 
 import ctypes
 import os
+import resource
 import signal
 from contextlib import suppress
 
@@ -16,3 +17,21 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
+
+
+def room_for(n_connections: int) -> None:
+    """Make sure that this process may open so many more connections, raising its file limit where that is allowed.
+
+    Raises:
+        ValueError: The hard limit is too low.
+    """
+    needed = n_connections + len(os.listdir("/proc/self/fd")) + 64
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise ValueError(
+            f"{n_connections} connections need a file limit of {needed}; the hard limit here is {hard} "
+            f"(ulimit -Hn): raise it, or use at most {max(0, n_connections - needed + hard)}"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else hard, hard))

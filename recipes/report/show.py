@@ -19,7 +19,7 @@ from rich.text import Text
 
 from milepost.envs import codec
 from milepost.envs.core import Episode, Observation, Turn, Value
-from milepost.envs.runs import read_episodes, read_metrics, read_run
+from milepost.envs.runs import read_newest, read_metrics, read_run
 from milepost.recipes.report.table import stages_of, table
 
 N_LISTED = 20
@@ -152,7 +152,7 @@ def _as_json(console: Console, path: Path) -> None:
 
 
 def _episodes(path: Path) -> Iterator[tuple[int, Episode]]:
-    return enumerate(read_episodes(path, images=False))
+    return enumerate(read_newest(path, images=False))
 
 
 def _find(path: Path, number: int) -> tuple[int, Episode]:
