@@ -40,7 +40,7 @@ def _record(record: dict[str, Any]) -> dict[str, Any]:
             assert message.keys() <= {"role", "content", "tool_calls"}
             owed = [_call(call, names) for call in message.get("tool_calls", ())]
             assert message.get("tool_calls") != []
-            assert isinstance(message["content"], str) or (message["content"] is None and owed)
+            assert isinstance(message["content"], str)
         else:
             assert message.keys() == {"role", "content"}
             if not isinstance(message["content"], str):
@@ -52,7 +52,7 @@ def _record(record: dict[str, Any]) -> dict[str, Any]:
 def _call(call: dict[str, Any], names: set[str]) -> str:
     assert call.keys() == CALL_KEYS
     assert call["type"] == "function"
-    assert isinstance(call["function"]["arguments"], str)
+    assert isinstance(json.loads(call["function"]["arguments"]), dict)
     assert call["function"].keys() == {"name", "arguments"}
     assert call["function"]["name"] in names
     return call["id"]

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import fine_tuning
 import numpy as np
@@ -18,7 +19,7 @@ from milepost.recipes.cli import main
 from milepost.recipes.report import export as module
 from milepost.recipes.report.export import export
 
-datasets = pytest.importorskip("datasets")
+pytest.importorskip("pyarrow")
 
 
 def earned() -> Episode:
@@ -29,7 +30,12 @@ def earned() -> Episode:
     first.credit = {"zero": 0.0, "none": None, "per token": np.array([0.25, 0.0], np.float32)}
     first.advantage = 0.0
     second = Turn("on", Action("right", reasoning="hm"), info={"outcome": 0.0, "success": False}, seconds=0.25)
-    fields = {"env_kwargs": {"k": float("inf")}, "seed": 7, "split": "test", "runtime": {"policy": "oracle"}}
+    fields: dict[str, Any] = {
+        "env_kwargs": {"k": float("inf")},
+        "seed": 7,
+        "split": "test",
+        "runtime": {"policy": "oracle"},
+    }
     return Episode(id="earned", group="g", turns=[first, second], last="end", stop=Stop.TERMINATED, **fields)
 
 
@@ -44,17 +50,20 @@ def kept(folder: Path, *episodes: Episode) -> Path:
     return folder
 
 
-def rows(run: Path, tmp_path: Path, **choice: str) -> list[dict]:
-    path = export(run, "parquet", tmp_path / "rows.parquet", **choice).path
-    return list(datasets.load_dataset("parquet", data_files=str(path), cache_dir=str(tmp_path / "cache"))["train"])
+def rows(run: Path, **choice: Any) -> list[dict]:
+    from pyarrow import parquet
+
+    return parquet.read_table(export(run, "parquet", **choice).path).to_pylist()
 
 
-def chats(run: Path, **choice: str) -> list[dict]:
+def chats(run: Path, **choice: Any) -> list[dict]:
     return fine_tuning.checked(export(run, "openai-chat", **choice).path)
 
 
 def test_datasets_reads_the_numbers_and_keeps_unknown_from_zero(tmp_path):
-    row, lost = rows(kept(tmp_path / "run", earned(), failed()), tmp_path)
+    datasets = pytest.importorskip("datasets")
+    path = export(kept(tmp_path / "run", earned(), failed()), "parquet", tmp_path / "new" / "rows.parquet").path
+    row, lost = datasets.load_dataset("parquet", data_files=str(path), cache_dir=str(tmp_path / "cache"))["train"]
     own = {"id": "earned", "task": None, "split": "test", "seed": 7, "attempt": 0, "policy": "oracle", "n_turns": 2}
     own |= {"stop": "terminated", "outcome": 0.0, "success": False, "failure": None, "agent": "agent"}
     own |= {"prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 2, "cost": 0.25, "seconds": 2.25}
@@ -79,7 +88,7 @@ def test_the_messages_of_a_row_are_the_chat_and_its_pictures(tmp_path):
     pytest.importorskip("PIL")
     from PIL import Image
 
-    by_id = {row["id"]: row for row in rows(kept(tmp_path / "run", *shapes.every()), tmp_path, agent="agent")}
+    by_id = {row["id"]: row for row in rows(kept(tmp_path / "run", *shapes.every()), agent="agent")}
     assert len(by_id) == len(shapes.every()) - 1
     messages = by_id["calls"]["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool", "assistant"]
@@ -111,12 +120,13 @@ def test_the_tools_and_the_scaffolds_text_are_in_the_chat(tmp_path):
     (record,) = chats(kept(tmp_path / "run", episode))
     assert record["messages"][0] == {"role": "system", "content": "Search.\n\nThink first."}
     assert record["tools"] == episode.tools
+    broken = json.dumps({"text": '{"page": '})  # services read arguments as JSON
     assert record["messages"][2] == {
         "role": "assistant",
         "content": "I look.",
         "tool_calls": [
             {"id": "c1", "type": "function", "function": {"name": "search", "arguments": '{"q": "x"}'}},
-            {"id": "c2", "type": "function", "function": {"name": "open", "arguments": '{"page": '}},
+            {"id": "c2", "type": "function", "function": {"name": "open", "arguments": broken}},
         ],
     }
 
@@ -129,17 +139,24 @@ def test_a_call_that_was_not_answered_is_answered_by_nothing_and_a_stray_result_
     episode.turns[1].observation = seen
     episode.turns[1].action = Action("", calls=(Call("c3", "open", "{}"),))
     (record,) = chats(kept(tmp_path / "run", episode))
-    one, two, user, last = record["messages"][2:]
+    one, two, picture, stray, user, last = record["messages"][2:]
     assert (one["tool_call_id"], one["content"]) == ("c1", "")
     assert (two["tool_call_id"], two["content"]) == ("c2", "two")
-    assert [part["type"] for part in user["content"]] == ["text", "image_url"]
-    assert user["content"][0]["text"] == "stray\nmore"
-    assert (last["content"], last["tool_calls"][0]["id"]) == (None, "c3")
+    assert [part["type"] for part in picture["content"]] == ["image_url"]
+    assert (stray["content"], user["content"], last["tool_calls"][0]["id"]) == ("stray", "more", "c3")
+
+
+def test_tools_that_the_scaffold_described_are_not_told_again(tmp_path):
+    episode = shapes.calls()
+    episode.turns = [Turn("Find x.", Action("open(page=1)"), info={"outcome": 1.0})]
+    episode.runtime = {"scaffold": {"name": "act", "text": "These are the tools: open(page)"}}
+    (record,) = chats(kept(tmp_path / "run", episode))
+    assert record.keys() == {"messages"}
 
 
 def test_each_agent_of_self_play_has_its_own_record(tmp_path):
     run = kept(tmp_path / "run", shapes.self_play())
-    white, black = rows(run, tmp_path)
+    white, black = rows(run)
     assert [(r["agent"], r["outcome"], r["success"], r["n_turns"]) for r in (white, black)] == [
         ("white", 1.0, True, 2),
         ("black", 0.0, False, 2),
@@ -157,21 +174,21 @@ def test_text_survives_and_what_is_no_text_does_not_spoil_the_file(tmp_path):
     run = kept(tmp_path / "run", Episode(id="t", turns=[turn], stop=Stop.TERMINATED))
     (record,) = chats(run)
     assert [message["content"] for message in record["messages"]] == [said, said]
-    (row,) = rows(run, tmp_path)
+    (row,) = rows(run)
     assert [message["content"] for message in row["messages"]] == [said, said]
     assert (row["turns"][0]["components"][0]["name"], row["turns"][0]["credit"][0]["label"]) == (said, said)
 
 
 def test_an_episode_that_was_played_again_is_exported_once(tmp_path):
     run = kept(tmp_path / "run", failed("a"), Episode(id="a", turns=earned().turns, stop=Stop.TERMINATED))
-    assert [row["stop"] for row in rows(run, tmp_path)] == ["terminated"]
+    assert [row["stop"] for row in rows(run)] == ["terminated"]
     assert export(run, "openai-chat").left_out == {}
 
 
 def test_many_row_groups_are_one_table(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "GROUP_BYTES", 1)
     episodes = [Episode(id=str(i), seed=i, turns=earned().turns, stop=Stop.TERMINATED) for i in range(5)]
-    assert [row["seed"] for row in rows(kept(tmp_path / "run", *episodes), tmp_path)] == [0, 1, 2, 3, 4]
+    assert [row["seed"] for row in rows(kept(tmp_path / "run", *episodes))] == [0, 1, 2, 3, 4]
 
 
 def test_the_command_says_what_it_wrote_and_what_it_left_out(tmp_path, capsys):

@@ -6,7 +6,8 @@ import base64
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from milepost.envs.core import Action, Call, Episode, Message, Observation, action_message, observation_messages
+from milepost.envs.completions import wire_messages
+from milepost.envs.core import Call, Episode, Message, Turn, action_message, observation_messages
 
 ReadImage = Callable[[str], bytes]
 """Returns the PNG of a picture's name."""
@@ -15,30 +16,30 @@ ReadImage = Callable[[str], bytes]
 def chat(episode: Episode) -> list[Message]:
     """Return the whole conversation, the system's text first and the last action last.
 
-    It is all of it also where the agent was shown a part. The t-th message of the assistant is turn t.
+    It is all of it also where the agent was shown a part. The t-th message of the assistant is turn t. Every call but
+    the last action's is answered at once, by an empty text where the environment did not.
     """
-    messages = _system(episode)
+    text = "\n\n".join(text for text in (episode.instructions, _scaffold(episode)) if isinstance(text, str) and text)
+    messages: list[Message] = [{"role": "system", "content": text}] if text else []
+    calls: Sequence[Call] = ()
     for turn in episode.turns:
-        messages += [*observation_messages(turn.observation), action_message(turn.action)]
+        messages += [*_seen(turn, calls), action_message(turn.action)]
+        calls = turn.action.calls
     return messages
 
 
 def fine_tuning_record(episode: Episode, image: ReadImage) -> dict[str, Any]:
     """Return ``{"messages": [...], "tools": [...]}`` as OpenAI's fine-tuning and its likes accept it.
 
-    Every call but the last action's is answered at once (by an empty text where the environment did not), pictures
-    are data URLs in messages of the user, reasoning is left out, and all text is valid Unicode.
+    Messages are those of ``chat`` as an endpoint is sent them: pictures as data URLs, no reasoning. Tools that the
+    scaffold described as text are not told again.
     """
-    messages = _system(episode)
-    calls: Sequence[Call] = ()
-    for turn in episode.turns:
-        messages += _seen(turn.observation, calls, image)
-        calls = turn.action.calls
-        messages.append(_done(turn.action))
-    record: dict[str, Any] = {"messages": messages}
-    if episode.tools:
+    messages = [_with_urls(message, image) for message in chat(episode)]
+    record: dict[str, Any] = {"messages": wire_messages(messages)}
+    if episode.tools and (not _scaffold(episode) or any(turn.action.calls for turn in episode.turns)):
         record["tools"] = episode.tools
-    return valid(record)
+    cleaned: dict[str, Any] = valid(record)
+    return cleaned
 
 
 def valid(value: Any) -> Any:
@@ -52,40 +53,32 @@ def valid(value: Any) -> Any:
     return [valid(item) for item in value] if isinstance(value, list) else value
 
 
-def image_name(image: Any) -> str:
-    """Return the name of a picture that was not loaded."""
-    name: str = image["$image"]
-    return name
+def _scaffold(episode: Episode) -> str:
+    """Return what the agent's scaffold added to the system's text."""
+    scaffold = episode.runtime.get("scaffold")
+    return str(scaffold.get("text") or "") if isinstance(scaffold, dict) else ""
 
 
-def _system(episode: Episode) -> list[Message]:
-    """Return the system's message: the environment's text, then the scaffold's."""
-    scaffold = episode.runtime.get("scaffold") or {}
-    texts = [episode.instructions if isinstance(episode.instructions, str) else "", scaffold.get("text") or ""]
-    text = "\n\n".join(text for text in texts if text)
-    return [{"role": "system", "content": text}] if text else []
-
-
-def _seen(observation: Observation, calls: Sequence[Call], image: ReadImage) -> Iterator[Message]:
-    """Yield the answers to ``calls`` in their order, then whatever else was seen as the user's message."""
-    seen = {"text": observation} if isinstance(observation, str) else observation
-    results = seen.get("results", ())
-    texts = {result["id"]: result.get("text", "") for result in results}
+def _seen(turn: Turn, calls: Sequence[Call]) -> Iterator[Message]:
+    """Yield the answers to ``calls`` in their order, then whatever else was seen as the user's messages."""
+    messages = observation_messages(turn.observation)
+    results = {message["tool_call_id"]: message for message in messages if message["role"] == "tool"}
     for call in calls:
-        yield {"role": "tool", "tool_call_id": call.id, "content": texts.pop(call.id, "")}
-    text = "\n".join([*texts.values(), *([seen["text"]] if "text" in seen else [])])
-    pictures = [r["image"] for r in results if r.get("image") is not None] + list(seen.get("images", ()))
-    if pictures:
-        urls = [f"data:image/png;base64,{base64.b64encode(image(image_name(p))).decode()}" for p in pictures]
-        parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
-        yield {"role": "user", "content": parts + [{"type": "image_url", "image_url": {"url": url}} for url in urls]}
-    elif texts or "text" in seen:
-        yield {"role": "user", "content": text}
+        yield results.pop(call.id, {"role": "tool", "tool_call_id": call.id, "content": ""})
+    for message in messages:
+        if message["role"] != "tool":
+            yield message
+        elif message["tool_call_id"] in results:
+            yield {"role": "user", "content": message["content"]}
 
 
-def _done(action: Action) -> Message:
-    message = action_message(action)
-    message.pop("reasoning_content", None)
-    if action.calls and not action.text:
-        message["content"] = None
-    return message
+def _with_urls(message: Message, image: ReadImage) -> Message:
+    if isinstance(message["content"], str):
+        return message
+    parts = [_url(part, image) if part["type"] == "image" else part for part in message["content"]]
+    return {**message, "content": parts}
+
+
+def _url(part: dict[str, Any], image: ReadImage) -> dict[str, Any]:
+    png = base64.b64encode(image(part["image"]["$image"])).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}

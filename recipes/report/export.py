@@ -127,11 +127,11 @@ def _chosen(
                 left_out[reason] += 1
             else:
                 yield part
-    for key, value in (("split", split), ("agent", agent)):
-        if value is not None and found[key] and value not in found[key]:
+    for key, asked in (("split", split), ("agent", agent)):
+        if asked is not None and found[key] and asked not in found[key]:
             known = sorted(found[key])
-            close = did_you_mean(value, known)
-            raise ValueError(f"{folder} has no episode of the {key} {value!r}{close}; it has: {', '.join(known)}")
+            close = did_you_mean(asked, known)
+            raise ValueError(f"{folder} has no episode of the {key} {asked!r}{close}; it has: {', '.join(known)}")
 
 
 def _reason(part: Episode, to: Form, only: str) -> str | None:

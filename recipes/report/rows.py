@@ -10,7 +10,7 @@ import numpy as np
 
 from milepost.envs import codec
 from milepost.envs.core import Episode, Message, Observation, Turn, Usage, Value
-from milepost.recipes.report.chats import ReadImage, chat, image_name, valid
+from milepost.recipes.report.chats import ReadImage, chat, valid
 
 
 def columns(pa: Any) -> Any:
@@ -66,7 +66,8 @@ def row(episode: Episode, image: ReadImage) -> dict[str, Any]:
     }
     for key in ("prompt_tokens", "cached_tokens", "completion_tokens", "cost"):
         record[key] = _sum(turn[key] for turn in turns)
-    return valid(record)
+    cleaned: dict[str, Any] = valid(record)
+    return cleaned
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _message(message: Message, image: ReadImage) -> dict[str, Any]:
     if isinstance(content, str):
         return message
     texts = [part["text"] for part in content if part["type"] == "text"]
-    pictures = [image(image_name(part["image"])) for part in content if part["type"] == "image"]
+    pictures = [image(part["image"]["$image"]) for part in content if part["type"] == "image"]
     return {**message, "content": "\n".join(texts), "images": pictures}
 
 
