@@ -47,8 +47,10 @@ class Policy(Protocol):
     in the environment's own thread, for several environments at once.
     """
 
-    version: int
-    """Counts the train steps behind its weights."""
+    @property
+    def version(self) -> int:
+        """Counts the train steps behind its weights."""
+        ...
 
     def act(self, requests: Sequence[Request]) -> Sequence[Answer] | Awaitable[Sequence[Answer]]:
         """Return one answer per request, in their order."""

@@ -37,7 +37,8 @@ class Price(NamedTuple):
 def read_prices(path: str | Path) -> dict[str, Price]:
     """Return the prices that a TOML file has.
 
-    It has a table per model, ``["gpt-x.y"]``, with ``prompt``, ``completion`` and ``cached``. Without that, a cached token costs what any of the prompt does.
+    It has a table per model, ``["gpt-x.y"]``, with ``prompt``, ``completion`` and ``cached``.
+    Without that, a cached token costs what any of the prompt does.
 
     Raises:
         ValueError: The file is no such table.
@@ -94,11 +95,10 @@ def wire_messages(messages: Sequence[Message], send_reasoning: bool = False) -> 
         if message.get("tool_calls"):
             message["tool_calls"] = [_readable(call) for call in message["tool_calls"]]
         if isinstance(message.get("content"), list):
-            parts = [_wire_part(part) for part in message["content"]]
+            message["content"] = parts = [_wire_part(part) for part in message["content"]]
             if message["role"] == "tool":
                 pictures += [part for part in parts if part["type"] != "text"]
-                parts = "\n".join(part["text"] for part in parts if part["type"] == "text")
-            message["content"] = parts
+                message["content"] = "\n".join(part["text"] for part in parts if part["type"] == "text")
         wired.append(message)
     return [*wired, {"role": "user", "content": pictures}] if pictures else wired
 

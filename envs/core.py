@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost.envs.messages import Message, action_message, calls_move, observation_messages
+from milepost.envs.messages import Message, action_message, calls_move, observation_messages, view_messages
 
 __all__ = ["Message", "action_message", "observation_messages"]
 
@@ -173,7 +173,8 @@ class Turn:
     """Wall time of the step."""
     agent: str = "agent"
     view: dict[str, Any] | None = None
-    """What was shown when it was not the whole history: ``{"turns": [[from, to), ...], "summary": text}``."""
+    """What was shown when it was not the whole history: ``{"turns": [[from, to), ...], "summary": text}``, counted in
+    the turns of this turn's agent; see ``view_messages``."""
     credit: dict[str, Value] = field(default_factory=dict)
     advantage: Value = None
 
@@ -273,14 +274,10 @@ class Episode:
         texts = self.instructions
         system = texts.get(agent, "") if isinstance(texts, dict) else texts
         messages: list[Message] = [{"role": "system", "content": system}] if system else []
-        if view and view.get("summary"):
-            messages.append({"role": "user", "content": view["summary"]})
-        spans = view["turns"] if view and "turns" in view else [[0, t]]
-        for past in (p for start, end in spans for p in self.turns[start:end] if p.agent == agent):
-            messages += observation_messages(past.observation)
-            messages.append(action_message(past.action))
+        own = [past for past in self.turns[:t] if past.agent == agent]
+        turns = [(observation_messages(past.observation), action_message(past.action)) for past in own]
         shown = turn.observation if turn else self.last
-        return messages if shown is None else messages + observation_messages(shown)
+        return messages + view_messages(turns, [] if shown is None else observation_messages(shown), view)
 
 
 @dataclass(frozen=True, slots=True)

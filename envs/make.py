@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -27,11 +28,11 @@ def make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
     """
     module, _, name = env_id.rpartition(":")
     if module:
-        _load(module)
+        load_module(module)
     spec = gym.registry.get(name)
     if spec is None:
         known = list(gym.registry)
-        raise UnregisteredEnv(f"no environment {name!r}{_did_you_mean(name, known)}; milepost envs lists ours")
+        raise UnregisteredEnv(f"no environment {name!r}{did_you_mean(name, known)}; milepost envs lists ours")
     try:
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         if creator is not None:
@@ -47,12 +48,18 @@ def env_ids() -> list[str]:
     return sorted(name for name, spec in gym.registry.items() if spec.namespace == "milepost")
 
 
-def _load(module: str) -> None:
+def load_module(module: str) -> ModuleType:
+    """Import a module, of the current folder too.
+
+    Raises:
+        ValueError: There is no such module.
+        gymnasium.error.DependencyNotInstalled: A package that it imports is missing.
+    """
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()
     try:
-        importlib.import_module(module)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise ValueError(f"no module {module!r}, neither in {os.getcwd()} nor installed") from error
@@ -68,9 +75,10 @@ def _refuse_unknown(env_id: str, creator: Any, kwargs: dict[str, Any]) -> None:
     for name in kwargs:
         if name not in names and name not in of_make:
             there_are = f"it has: {', '.join(names)}" if names else "it has none"
-            raise ValueError(f"{env_id} has no option {name!r}{_did_you_mean(name, names)}; {there_are}")
+            raise ValueError(f"{env_id} has no option {name!r}{did_you_mean(name, names)}; {there_are}")
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` where a known name is close, else nothing."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,3 +47,30 @@ def _content(text: str, images: Sequence[Any]) -> str | list[dict[str, Any]]:
 def calls_move(calls: Sequence[Call]) -> str:
     """Return the move of a turn with tool calls: the JSON list of ``{"id", "name", "arguments"}``, as written."""
     return json.dumps([call._asdict() for call in calls])
+
+
+def view_messages(
+    turns: Sequence[tuple[Sequence[Message], Message]], newest: Sequence[Message], view: Mapping[str, Any] | None
+) -> list[Message]:
+    """Return what a view shows of an agent's past ``turns`` (observation, action), then its newest observation.
+
+    The summary stands where turns are missing first. Calls and their results stay together: before results stands the
+    action that called for them, though its turn be missing; an action whose results are missing is left out.
+    """
+    view, n = view or {}, len(turns)
+    summary = [{"role": "user", "content": view["summary"]}] if view.get("summary") else []
+    messages: list[Message] = []
+    at = 0
+    for start, end in [*view.get("turns", [[0, n]]), [n, n]]:
+        if start > at:
+            if messages and messages[-1].get("tool_calls"):
+                messages.pop()
+            messages += summary
+            summary = []
+            seen = turns[start][0] if start < n else newest
+            if seen and seen[0]["role"] == "tool":
+                messages.append(turns[start - 1][1])
+        for observation, action in turns[start:end]:
+            messages += [*observation, action]
+        at = end
+    return [*summary, *messages, *newest]

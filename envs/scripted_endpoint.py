@@ -19,8 +19,8 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
 
 from milepost.sandbox.process import die_with_parent, room_for
 
@@ -57,22 +57,21 @@ class Fault:
             ValueError: Unknown kind or field.
         """
         kinds = get_args(Kind)
-        words = [word.partition("=") for word in text.split()]
-        kind = next((name for name, _, _ in words if name in kinds), None)
+        given = dict(word.partition("=")[::2] for word in text.split())
+        kind = next((name for name in given if name in kinds), None)
         if kind is None:
             raise ValueError(f"fault: expected one of {', '.join(kinds)}, got {text!r}")
-        readers: dict[str, Callable[[str], Any]] = {"status": int, "every": int, "times": int, "seconds": float}
-        given: dict[str, Any] = {}
-        for name, equals, value in words:
-            if name not in {field.name for field in fields(cls)} - {"kind"} and name != kind:
-                raise ValueError(f"fault: unknown field {name!r} in {text!r}")
-            if equals:
-                given[name] = readers.get(name, str)(value)
-        return cls(kind, **given)
+        if not given[kind]:
+            del given[kind]
+        known = {"status": int, "every": int, "times": int, "seconds": float}
+        known |= dict.fromkeys(("code", "message", "retry_after"), str)
+        if unknown := set(given) - set(known):
+            raise ValueError(f"fault {text!r}: expected {', '.join(known)}, got {', '.join(sorted(unknown))}")
+        return cls(cast(Kind, kind), **{name: known[name](value) for name, value in given.items()})
 
 
 Request = dict[str, Any]
-AnswerFunction = Callable[[Request], "str | dict[str, Any] | Fault"]
+Answer = str | dict[str, Any] | Fault
 
 
 class ScriptedEndpoint:
@@ -84,7 +83,7 @@ class ScriptedEndpoint:
 
     def __init__(
         self,
-        answer: str | AnswerFunction = "ok",
+        answer: str | Callable[[Request], Answer] = "ok",
         *,
         latency: tuple[float, float] = (0.0, 0.0),
         faults: Sequence[Fault] = (),
@@ -92,7 +91,7 @@ class ScriptedEndpoint:
         port: int = 0,
         keep: int = 1000,
     ) -> None:
-        self.answer: AnswerFunction = (lambda request: answer) if isinstance(answer, str) else answer
+        self.answer: Callable[[Request], Answer] = (lambda _: answer) if isinstance(answer, str) else answer
         self.latency, self.faults, self.models, self.port = latency, tuple(faults), tuple(models), port
         self.requests: deque[Request] = deque(maxlen=keep)
         """The bodies of the newest chat requests, in the order of their arrival."""
@@ -107,8 +106,7 @@ class ScriptedEndpoint:
         self._thread = threading.Thread(target=self._run, args=(started,), name="scripted-endpoint", daemon=True)
         self._thread.start()
         started.wait()
-        if not self._loop.is_running():
-            self._thread.join()
+        if self._loop.is_closed():
             raise OSError(f"cannot listen on port {self.port}")
         return self.base_url
 
@@ -126,8 +124,9 @@ class ScriptedEndpoint:
             self._loop.run_until_complete(self.listen())
             self._loop.call_soon(started.set)
             self._loop.run_forever()
+            self.refuse()
+            self._loop.run_until_complete(asyncio.sleep(0))
         finally:
-            self._loop.run_until_complete(self.close())
             self._loop.close()
             started.set()
 
@@ -139,13 +138,13 @@ class ScriptedEndpoint:
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def close(self) -> None:
-        """Take no more connections and drop those that are open."""
-        if hasattr(self, "_server"):
-            self._server.close()
+    def refuse(self, seconds: float | None = None) -> None:
+        """Drop all connections and take none, for a while or for good."""
+        self._server.close()
         for connection in list(self._connections):
             connection.drop()
-        await asyncio.sleep(0)
+        if seconds is not None:
+            self._loop.call_later(seconds, lambda: self._loop.create_task(self.listen()))
 
     def fault(self) -> Fault | None:
         """Return what befalls the chat request that was counted last."""
@@ -154,12 +153,6 @@ class ScriptedEndpoint:
                 self._used[i] += 1
                 return fault
         return None
-
-    async def refuse(self, seconds: float) -> None:
-        """Be away for a while."""
-        await self.close()
-        await asyncio.sleep(seconds)
-        await self.listen()
 
 
 class _Connection(asyncio.Protocol):
@@ -228,7 +221,7 @@ class _Connection(asyncio.Protocol):
         endpoint.requests.append(request)
         self._busy = True
         model = request.get("model")
-        answer: str | dict[str, Any] | Fault
+        answer: Answer
         if model not in endpoint.models:
             answer = Fault("status", 404, "model_not_found", f"The model {model!r} does not exist.")
         else:
@@ -240,22 +233,18 @@ class _Connection(asyncio.Protocol):
         else:
             self._answer(request, answer, headers, len(body))
 
-    def _answer(
-        self, request: Request, answer: str | dict[str, Any] | Fault, headers: dict[str, str], n_bytes: int
-    ) -> None:
-        fault = answer if isinstance(answer, Fault) else None
-        message = {"content": answer} if isinstance(answer, str) else {} if fault else dict(answer)  # type: ignore[arg-type]
-        if fault and fault.kind == "filter":
-            message = {"content": fault.message, "finish_reason": "content_filter"}
-        elif fault and fault.kind == "empty":
-            message = {"content": None}
-        elif fault:
-            self._fail(fault, headers)
-            return
-        self._reply(200, _completion(request, message, n_bytes))
+    def _answer(self, request: Request, answer: Answer, headers: dict[str, str], n_bytes: int) -> None:
+        if isinstance(answer, Fault) and answer.kind == "filter":
+            answer = {"content": answer.message, "finish_reason": "content_filter"}
+        elif isinstance(answer, Fault) and answer.kind == "empty":
+            answer = {"content": None}
+        if isinstance(answer, Fault):
+            self._fail(answer, headers)
+        else:
+            message = {"content": answer} if isinstance(answer, str) else dict(answer)
+            self._reply(200, _completion(request, message, n_bytes))
 
     def _fail(self, fault: Fault, headers: dict[str, str]) -> None:
-        loop = self._endpoint._loop
         if fault.kind == "status":
             extra = {"Retry-After": fault.retry_after} if fault.retry_after else {}
             self._reply(fault.status, _error(fault.message, fault.code), extra)
@@ -272,10 +261,10 @@ class _Connection(asyncio.Protocol):
             self._transport.write(_head(200, "application/json", "Content-Length: 1000") + b'{"choices": [{"mess')
             self._transport.close()
         elif fault.kind == "refused":
-            self._endpoint._refusing = loop.create_task(self._endpoint.refuse(fault.seconds))  # type: ignore[attr-defined]
-        elif fault.kind in ("endless", "trickle"):
+            self._endpoint.refuse(fault.seconds)
+        elif fault.kind != "hang":
             self._transport.write(_head(200, "application/json", "Transfer-Encoding: chunked"))
-            self._pour(b" " * (1 << 18) if fault.kind == "endless" else b" ", 0.0 if fault.kind == "endless" else 0.02)
+            self._pour(*((b" " * (1 << 18), 0.0) if fault.kind == "endless" else (b" ", 0.02)))
 
     def _pour(self, piece: bytes, pause_s: float) -> None:
         if not self._full:

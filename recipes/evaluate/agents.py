@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milepost.agents import function
+from milepost.agents.context import Context, LastTurns, TokenBudget
 from milepost.agents.core import Policy
 from milepost.agents.gather import How
+from milepost.agents.scaffolded import Scaffolded
+from milepost.agents.scaffolds import scaffold
 from milepost.agents.scripted import OraclePolicy, RandomPolicy
 from milepost.recipes.console import did_you_mean
 
@@ -71,14 +75,10 @@ def agent_of(agent: object, settings: Settings) -> Agent:
     if settings.scaffold or settings.context:
         if reference:
             raise ValueError(f"{name} looks into the environment: --scaffold and --context are for other agents")
-        from milepost.agents.context import context
-        from milepost.agents.scaffolded import Scaffolded
-        from milepost.agents.scaffolds import scaffold
-
         made.policy = Scaffolded(
             made.policy,
             scaffold(settings.scaffold) if settings.scaffold else None,
-            context(settings.context) if settings.context else None,
+            _context(settings.context) if settings.context else None,
         )
     return made
 
@@ -87,9 +87,8 @@ def _made(agent: object, name: str, settings: Settings) -> Agent:
     if not isinstance(agent, str):
         if hasattr(agent, "act"):
             return Agent(name, agent)  # type: ignore[arg-type]
-        from milepost.agents.function import FunctionPolicy
-
-        return Agent(name, FunctionPolicy(agent))
+        assert callable(agent)
+        return Agent(name, function.FunctionPolicy(agent))
     if agent in REFERENCES:
         return Agent(name, REFERENCES[agent]())
     kind, _, rest = agent.partition(":")
@@ -102,21 +101,26 @@ def _made(agent: object, name: str, settings: Settings) -> Agent:
 
         process = ProcessPolicy(rest)
         return Agent(name, process, close=process.close)
-    from milepost.agents.function import load_function
-
     try:
-        function = load_function(agent)
+        return Agent(name, function.load(agent))
     except ValueError as error:
         guess = did_you_mean(kind, KINDS)
-        raise ValueError(f"{error}{guess.replace(kind, agent) if guess else ''}") from None
-    from milepost.agents.function import FunctionPolicy
+        raise ValueError(f"{error}{guess and f'{guess[:-3]}:{rest}{guess[-3:]}'}") from None
 
-    return Agent(name, FunctionPolicy(function))
+
+def _context(text: str) -> Context:
+    """Return the context of ``last:8`` or ``tokens:4000``."""
+    kind, _, number = text.partition(":")
+    kinds: dict[str, Callable[[int], Context]] = {"last": LastTurns, "tokens": TokenBudget}
+    if kind not in kinds or not number.isdecimal():
+        raise ValueError(f"--context: expected last:8 (turns) or tokens:4000, got {text!r}")
+    return kinds[kind](int(number))
 
 
 def _remote(name: str, model: str, settings: Settings) -> Agent:
     from milepost.agents.remote import EndpointPolicy
-    from milepost.envs.endpoint import Endpoint, read_prices
+    from milepost.envs.completions import read_prices
+    from milepost.envs.endpoint import Endpoint
 
     prices = read_prices(settings.prices) if settings.prices else None
     if settings.max_cost is not None and model not in (prices or {}):
@@ -148,10 +152,10 @@ async def _find_model(endpoint: Any, model: str) -> None:
         raise ValueError(f"{endpoint.base_url} has no model {model!r}{did_you_mean(model, names)}; it has {listed}")
 
 
-def _apart(function: Callable[..., Any], *args: Any) -> None:
+def _apart(ask: Callable[..., Any], *args: Any) -> None:
     """Run a coroutine to its end in a thread, so that it does not matter whether an event loop runs in this one."""
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(function(*args))).result()
+        thread.submit(lambda: asyncio.run(ask(*args))).result()
 
 
 def _local(name: str, folder: str, settings: Settings) -> Agent:

@@ -85,7 +85,7 @@ class _AsyncMetered(_Metered):
         self._n_asked = 0
         self._idle: asyncio.Event | None = None
 
-    async def act(self, requests: Sequence[Request]) -> Sequence[Answer]:  # type: ignore[override]
+    async def act(self, requests: Sequence[Request]) -> Sequence[Answer]:
         try:
             self._meter.check()
         except BudgetSpent:

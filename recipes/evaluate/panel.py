@@ -238,12 +238,24 @@ def _metrics(value: Any) -> tuple[str, ...]:
 Readers = Mapping[str, Callable[[Any], Any]]
 _LIMITS: Readers = {"max_turns": _whole_number, "timeout_s": _number}
 _ENTRY: Readers = {
-    **{"name": _text, "env": _text, "options": _table, "split": _text, "tasks": _texts, "seeds": _seeds},
-    **{"episodes": _whole_number, "attempts": _whole_number, **_LIMITS},
+    "name": _text,
+    "env": _text,
+    "options": _table,
+    "split": _text,
+    "tasks": _texts,
+    "seeds": _seeds,
+    "episodes": _whole_number,
+    "attempts": _whole_number,
+    **_LIMITS,
 }
 _PANEL: Readers = {
-    **{"name": _text, "version": _text, "about": _text, "metrics": _metrics, "versions": _table},
-    **{"limits": _table, "entries": _tables},
+    "name": _text,
+    "version": _text,
+    "about": _text,
+    "metrics": _metrics,
+    "versions": _table,
+    "limits": _table,
+    "entries": _tables,
 }
 assert set(_ENTRY) == {f.name for f in fields(Entry)}
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +30,7 @@ class Row:
     """What counts of one episode."""
 
     id: str
+    entry: str
     group: str
     attempt: int
     stop: Stop
@@ -156,8 +157,9 @@ def read_results(path: str | Path, stopped: str | None = None) -> Results:
     tasks = tasks_of(panel)
     entries = entry_of(tasks, panel, settings["seed"])
     newest, paid = _read(path)
-    rows = {id_: newest[id_] for id_ in entries if id_ in newest}
-    counts = Counter(row.failure for row in rows.values() if row.failure)
+    rows = [newest[id_] for id_ in entries if id_ in newest]
+    planned = Counter(entries.values())
+    failures = Counter(row.failure for row in rows if row.failure)
     warnings = unpinned(panel, settings["versions"])
     pinned = {name: settings[name] for name in PINNED}
     return Results(
@@ -167,20 +169,17 @@ def read_results(path: str | Path, stopped: str | None = None) -> Results:
         digest=hashlib.blake2b(json.dumps(pinned, sort_keys=True).encode()).hexdigest()[:16],
         pinned=pinned,
         warnings=warnings,
-        overall=score(len(entries), rows.values()),
-        entries={
-            entry.name: score(sum(n == entry.name for n in entries.values()), _of(rows, entries, entry.name))
-            for entry in panel.entries
-        },
+        overall=score(len(entries), rows),
+        entries={name: score(n, [row for row in rows if row.entry == name]) for name, n in planned.items()},
         paid=paid,
-        failures=dict(counts.most_common(N_FAILURES)),
-        rows=list(rows.values()),
+        failures=dict(failures.most_common(N_FAILURES)),
+        rows=rows,
         stopped=stopped,
     )
 
 
 def row(episode: Episode) -> Row:
-    """Return what counts of an episode; of one with several agents, whose outcomes differ, only whether it succeeded."""
+    """Return what counts of an episode; of several agents, whose outcomes differ, only whether it succeeded."""
     agents = episode.agents
     whole = episode.part(agents[0]) if len(agents) == 1 else episode
     told = episode.turns[-1].info.get("success") if episode.turns else None
@@ -188,6 +187,7 @@ def row(episode: Episode) -> Row:
     usage = [turn.action.usage for turn in episode.turns]
     return Row(
         id=episode.id,
+        entry=str(episode.runtime.get("entry", "")),
         group=episode.group,
         attempt=episode.attempt,
         stop=episode.stop or Stop.CANCELLED,
@@ -204,9 +204,10 @@ def total(usage: Sequence[Usage | None]) -> Usage:
     """Return the sum; its cost is None unless each says what it cost."""
     known = [used for used in usage if used is not None]
     costs = [used.cost for used in usage if used is not None and used.cost is not None]
-    sums = (sum(used[place] for used in known) for place in range(3))
     return Usage(
-        *sums,
+        prompt=sum(used.prompt for used in known),
+        cached=sum(used.cached for used in known),
+        completion=sum(used.completion for used in known),
         seconds=math.fsum(used.seconds for used in known),
         cost=math.fsum(costs) if costs and len(costs) == len(usage) else None,
     )
@@ -268,10 +269,6 @@ def _read(path: Path) -> tuple[dict[str, Row], dict[str, Any]]:
     sums = total(usage)
     tokens = {"prompt": sums.prompt, "cached": sums.cached, "completion": sums.completion}
     return newest, {"tokens": tokens, "cost": sums.cost}
-
-
-def _of(rows: Mapping[str, Row], entries: Mapping[str, str], name: str) -> list[Row]:
-    return [row for id_, row in rows.items() if entries[id_] == name]
 
 
 def _mean(values: Sequence[float]) -> float | None:

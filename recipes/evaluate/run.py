@@ -93,7 +93,7 @@ class Evaluation:
         settings = self.settings
         meter = Meter(settings.max_cost, before.paid["cost"] or 0.0)
         stopped: str | None = None
-        runtime = {"agent": agent.name, "policy": agent.name}
+        runtime: dict[str, Any] = {"agent": agent.name, "policy": agent.name}
         if settings.scaffold or settings.context:
             runtime["scaffold"] = {"name": settings.scaffold, "context": settings.context}
         if settings.base_url:

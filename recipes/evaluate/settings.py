@@ -112,12 +112,11 @@ def panel_of(what: str | Panel | Sequence[str], settings: Settings) -> Panel:
     Raises:
         ValueError: There is no such panel or environment, or a flag contradicts what the panel pins.
     """
-    words = [what] if isinstance(what, (str, Panel)) else list(what)
+    if isinstance(what, Panel):
+        return _limited(whole(what, f"panel {what.name}"), settings)
+    words = [what] if isinstance(what, str) else list(what)
     if not words:
         raise ValueError(f"expected tasks: the id of an environment, or a panel: {', '.join(panel_names())}")
-    one = words[0]
-    if isinstance(one, Panel):
-        return _limited(whole(one, f"panel {one.name}"), settings)
     panels = [word for word in words if word.endswith(".toml") or word in panel_names()]
     if panels and len(words) > 1:
         raise ValueError(f"a panel is played alone, got {' '.join(words)}")

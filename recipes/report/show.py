@@ -19,7 +19,7 @@ from rich.text import Text
 
 from milepost.envs import codec
 from milepost.envs.core import Episode, Observation, Turn, Value
-from milepost.envs.runs import read_newest, read_metrics, read_run
+from milepost.envs.runs import read_metrics, read_newest, read_run
 from milepost.recipes.report.table import stages_of, table
 
 N_LISTED = 20
