@@ -15,14 +15,11 @@ import gymnasium as gym
 import numpy as np
 
 from milepost.envs.core import Action, Call, Finish, Message, Tokens, Usage
+from milepost.envs.refusals import Malformed
 
 FINISHES: dict[str, Finish] = {"length": "length", "content_filter": "filter"}
 BROKEN = ("error", "abort")
 """Reasons to finish that are the server's."""
-
-
-class Malformed(Exception):
-    """The reply is no completion."""
 
 
 class Price(NamedTuple):

@@ -6,15 +6,18 @@ Imported on use only: it needs the ``openai`` package and the HTTP client that c
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
-from urllib.parse import urlsplit
+import ssl
+from functools import cache
+from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 import openai
 
-from milepost.envs.endpoint import NoReply, Reply
+from milepost.envs.refusals import NoReply, Reply
 
 MAX_BYTES = 32 * 2**20
 """A reply that is longer is given up: no completion is."""
@@ -34,12 +37,12 @@ SHORTEST_SECRET = 8
 class Connections:
     """The ``openai`` client for one server and one event loop, with its own retries switched off."""
 
-    def __init__(self, base_url: str, key: str, per_pool: int) -> None:
+    def __init__(self, base_url: str, key: str | None, per_pool: int) -> None:
         for name in ("httpcore2", "httpx2"):  # at DEBUG they write down headers, in which a server may repeat the key
             logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger(name).level))
         transport = _Pools(base_url, key, per_pool)
         http = httpx2.AsyncClient(transport=transport, timeout=None, follow_redirects=True)
-        self._client = openai.AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, http_client=http)
+        self._client = openai.AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, http_client=http)
 
     async def send(self, path: str, body: bytes | None, timeout_s: float) -> Reply | NoReply:
         """Send a request once, a POST if it has a body."""
@@ -73,7 +76,7 @@ class _Pools(httpx2.AsyncBaseTransport):
     So no request waits for a connection. One pool for thousands would cost tens of milliseconds a request.
     """
 
-    def __init__(self, base_url: str, key: str, per_pool: int) -> None:
+    def __init__(self, base_url: str, key: str | None, per_pool: int) -> None:
         self._pools: list[httpx2.AsyncHTTPTransport] = []
         self._busy: list[int] = []
         self._limits = httpx2.Limits(
@@ -81,8 +84,7 @@ class _Pools(httpx2.AsyncBaseTransport):
         )
         self._per_pool = per_pool
         self._proxy = _proxy(base_url)
-        self._ssl = httpx2.create_ssl_context()
-        self._secret = key.encode() if len(key) >= SHORTEST_SECRET else None
+        self._secrets = _forms(key) if key and len(key) >= SHORTEST_SECRET else set()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Return the whole reply, without the key."""
@@ -90,7 +92,7 @@ class _Pools(httpx2.AsyncBaseTransport):
         if i == len(self._busy):
             self._pools.append(
                 httpx2.AsyncHTTPTransport(
-                    verify=self._ssl, limits=self._limits, proxy=self._proxy, socket_options=KEEP_ALIVE
+                    verify=_trusted(), limits=self._limits, proxy=self._proxy, socket_options=KEEP_ALIVE
                 )
             )
             self._busy.append(0)
@@ -111,7 +113,9 @@ class _Pools(httpx2.AsyncBaseTransport):
         return httpx2.Response(response.status_code, headers=headers, content=self._without_key(content))
 
     def _without_key(self, text: bytes) -> bytes:
-        return text.replace(self._secret, b"***") if self._secret else text
+        for secret in self._secrets:
+            text = text.replace(secret, b"***")
+        return text
 
     async def aclose(self) -> None:
         """Close all pools."""
@@ -127,6 +131,17 @@ async def _bounded(response: httpx2.Response) -> bytes:
         if n_bytes > MAX_BYTES:
             raise httpx2.ReadError(f"more than {MAX_BYTES >> 20} MB and no end")
     return b"".join(pieces)
+
+
+def _forms(key: str) -> set[bytes]:
+    """Return a key as it may stand in plain text, in JSON and in a URL."""
+    quoted = json.dumps(key)[1:-1]
+    return {form.encode() for form in (key, quoted, quoted.replace("/", "\\/"), quote(key, safe=""))}
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    return httpx2.create_ssl_context()
 
 
 def _proxy(base_url: str) -> str | None:

@@ -1,90 +1,61 @@
 """The one chat client: asynchronous, patient with servers that fail, and silent about keys.
 
-Agents, simulated users and annotators that live behind an OpenAI-compatible endpoint are all asked through it. What
-is asked is turned into JSON and what comes back into an ``Action`` in ``envs/completions.py``; the connections are
-those of ``envs/connections.py``.
+Agents, simulated users and annotators behind an OpenAI-compatible endpoint are all asked through it.
+``envs/completions.py`` turns messages into JSON and a completion into an ``Action``, ``envs/refusals.py`` reads what
+is none, and ``envs/connections.py`` holds the connections.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import gymnasium as gym
 
-from milepost.envs.completions import Malformed, Price, action_of, read_prices, request_body
+from milepost.envs.completions import Price, action_of, read_prices, request_body
 from milepost.envs.core import Action, Message
+from milepost.envs.refusals import ContextLength, Failure, Malformed, Unreachable, malformed, parsed
 from milepost.sandbox.core import EndpointError
 from milepost.sandbox.process import room_for
 
 if TYPE_CHECKING:
     from milepost.envs.connections import Connections
 
-__all__ = ["ContextLength", "Endpoint", "Price", "Unreachable", "read_prices", "room_for"]
+__all__ = ["ContextLength", "Endpoint", "EndpointError", "Price", "Unreachable", "read_prices", "room_for"]
 
+T = TypeVar("T")
 OPENAI = "https://api.openai.com/v1"
 MAX_CONNECTIONS = 50
 MAX_WAIT_S = 60.0
 """The longest that we wait between two tries on our own account."""
-RETRIED = frozenset({408, 409, 425, 429})
-OUT_OF_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
-
-
-class Unreachable(EndpointError):
-    """No connection could be made, and none ever worked: the address is wrong or no server runs there."""
-
-
-class ContextLength(ValueError):
-    """The messages are longer than the model's context."""
-
-
-class Reply(NamedTuple):
-    """What a server sent."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-
-class NoReply(NamedTuple):
-    """Why there is none; not an exception, so that no traceback leads to a request and its key."""
-
-    text: str
-    connected: bool = True
-
-
-class _Failure(NamedTuple):
-    """What went wrong in one try."""
-
-    text: str
-    error: type[Exception] = EndpointError
-    """EndpointError is tried again; what is the caller's is not."""
-    wait_s: float | None = None
-    """What the server asked for."""
-    filtered: bool = False
+TRIES_TO_REACH = 3
+"""After so many a server that never answered is called unreachable."""
 
 
 class Endpoint:
-    """An OpenAI-compatible server: hosted, vLLM, SGLang, llama.cpp or ``milepost serve``.
+    """An OpenAI-compatible server: hosted, vLLM, SGLang, llama.cpp or ``milepost serve``; for any event loop.
 
     Args:
         base_url: Up to ``/v1``; None: OpenAI's.
         key_variable: The environment variable with the key. It may be unset for any server but OpenAI's.
-        timeout_s: What one try may take, from connecting to the last byte.
+        timeout_s: What one try may take, from connecting to the last byte; a server that asks us to wait longer
+            than this is not waited for.
         tries: How often a request is sent at most.
         per_minute: Requests per minute, spread evenly, of all endpoints in this process with this ``base_url``.
-        connections: Connections of one pool; there are as many pools as the requests in flight need.
-        prices: By model; without them a cost is None.
+        connections: Of one pool; as many pools are opened as the requests in flight need.
+        prices: By model; without its price the cost of an answer is None.
         back_off_s: The first wait between two tries is drawn from 0 to this, the next from 0 to twice this, ...
-        send_reasoning: Send back the reasoning of earlier turns; few servers expect it.
+        send_reasoning: Send back the reasoning of earlier turns, which few servers expect.
+
+    Raises:
+        ValueError: A bad argument; the key is missing.
     """
 
     def __init__(
@@ -102,23 +73,21 @@ class Endpoint:
     ) -> None:
         self.base_url = _checked_url(base_url or OPENAI)
         for name, number in {"timeout_s": timeout_s, "tries": tries, "per_minute": per_minute}.items():
-            if number is not None and number <= 0:
+            if number is not None and not number > 0:
                 raise ValueError(f"{name}: expected more than 0, got {number}")
         if not 1 <= connections <= MAX_CONNECTIONS:
             raise ValueError(
-                f"connections: expected 1..{MAX_CONNECTIONS} per pool, got {connections}; bigger pools search long for "
+                f"connections: expected 1..{MAX_CONNECTIONS}, got {connections}; a bigger pool takes long to find "
                 "a free connection, and more pools are opened as they are needed"
             )
-        if self.base_url == OPENAI and not os.environ.get(key_variable):
-            raise ValueError(f"{OPENAI} needs a key: set the environment variable {key_variable}")
-        self.key_variable = key_variable
-        self.timeout_s, self.tries, self.connections, self.back_off_s = timeout_s, tries, connections, back_off_s
+        self.key_variable, self.timeout_s, self.tries = key_variable, timeout_s, tries
+        self.connections, self.back_off_s, self.send_reasoning = connections, back_off_s, send_reasoning
         self.prices = dict(prices or {})
-        self.send_reasoning = send_reasoning
+        self._key()
         self._pace = _PACES.setdefault(self.base_url, _Pace())
         if per_minute:
             self._pace.interval_s = max(self._pace.interval_s, 60.0 / per_minute)
-        self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = WeakKeyDictionary()
+        self._open: dict[asyncio.AbstractEventLoop, Connections] = {}
         self._worked = False
 
     async def chat(
@@ -135,8 +104,8 @@ class Endpoint:
     ) -> Action:
         """Return the model's next message.
 
-        ``extra`` is merged into the request's body; None takes a field away. Reasoning stays in the action and is
-        not sent back.
+        ``extra`` goes into the request's body; a None takes a field away. ``logprobs`` fills ``Action.tokens`` where
+        the server also tells the ids of the tokens (vLLM: ``extra={"return_token_ids": True}``).
 
         Raises:
             EndpointError: No usable answer after the last try.
@@ -144,13 +113,12 @@ class Endpoint:
             ContextLength: The messages do not fit the model's context.
             ValueError: The server refuses the key, the model or the request, or the account's quota is used up.
         """
-        limit = "max_completion_tokens" if self.base_url == OPENAI else "max_tokens"
         fields = {
             "model": model,
             "tools": list(tools) or None,
             "seed": None if seed is None else seed % 2**31,
             "temperature": temperature,
-            limit: max_tokens,
+            "max_completion_tokens" if self.base_url == OPENAI else "max_tokens": max_tokens,
             "logprobs": logprobs or None,
             **(extra or {}),
         }
@@ -168,7 +136,7 @@ class Endpoint:
         Raises:
             EndpointError, ValueError: See ``chat``.
         """
-        return await self._send("/models", None, _model_ids, "its list of models") or []
+        return await self._send("/models", None, _model_ids, "list of models") or []
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -176,52 +144,38 @@ class Endpoint:
         if connections is not None:
             await connections.aclose()
 
-    async def _send(self, path: str, body: bytes | None, read: Any, what: str) -> Any:
+    async def _send(self, path: str, body: bytes | None, read: Callable[[Any, float], T], what: str) -> T | None:
         """Return what ``read`` makes of the reply; None where a filter refused the request."""
         where = f"{self.base_url}{path}, {what}"
-        failure = _Failure("")
-        n_tries = 0
-        while n_tries < self.tries:
-            n_tries += 1
+        for n_tries in range(1, self.tries + 1):
             await self._pace.turn()
             began = time.monotonic()
-            reply = await self._try(path, body)
-            if not isinstance(reply, _Failure):
+            reply = parsed(await self._connections().send(path, body, self.timeout_s))
+            if not isinstance(reply, Failure):
                 try:
                     answer = read(reply, time.monotonic() - began)
-                except Malformed as error:
-                    reply = _malformed(reply, str(error))
+                except Malformed as why:
+                    reply = malformed(reply, str(why))
                 else:
                     self._worked = True
                     return answer
-            failure = reply
-            if failure.filtered:
+            if reply.filtered:
                 return None
-            if failure.error is Unreachable and (self._worked or n_tries < 3):
-                failure = failure._replace(error=EndpointError)
-            longest = self.timeout_s if failure.wait_s is None else failure.wait_s
-            if failure.error is not EndpointError or longest > self.timeout_s or n_tries == self.tries:
+            kind = reply.error
+            if kind is Unreachable and (self._worked or n_tries < min(TRIES_TO_REACH, self.tries)):
+                kind = EndpointError
+            too_long = reply.wait_s is not None and reply.wait_s > self.timeout_s
+            if kind is not EndpointError or too_long or n_tries == self.tries:
                 break
-            await asyncio.sleep(_pause(self.back_off_s, n_tries, failure.wait_s))
-        if issubclass(failure.error, EndpointError):
-            times = "1 try" if n_tries == 1 else f"{n_tries} tries"
-            raise failure.error(f"{where}: no usable answer after {times}; the last: {failure.text}")
-        hint = f" (the key comes from {self.key_variable})" if failure.text[:3] in ("401", "403") else ""
-        raise failure.error(f"{where}: {failure.text}{hint}")
-
-    async def _try(self, path: str, body: bytes | None) -> Any:
-        """Return the reply's JSON, or what went wrong."""
-        reply = await self._connections().send(path, body, self.timeout_s)
-        if isinstance(reply, NoReply):
-            return _Failure(reply.text, EndpointError if reply.connected else Unreachable)
-        if reply.status >= 400:
-            return _refused(reply)
-        try:
-            return json.loads(reply.content)
-        except (ValueError, RecursionError):
-            return _Failure(f"not JSON: {_shortened(reply.content.decode('utf-8', 'replace'))!r}")
+            await asyncio.sleep(_pause_s(self.back_off_s, n_tries, reply.wait_s))
+        if issubclass(kind, EndpointError):
+            tries = "1 try" if n_tries == 1 else f"{n_tries} tries"
+            raise kind(f"{where}: no usable answer after {tries}; the last: {reply.text}")
+        hint = f" (the key comes from {self.key_variable})" if reply.text[:3] in ("401", "403") else ""
+        raise kind(f"{where}: {reply.text}{hint}")
 
     def _connections(self) -> Connections:
+        """Return the connections of the running event loop; those of loops that are over are dropped."""
         loop = asyncio.get_running_loop()
         found = self._open.get(loop)
         if found is None:
@@ -231,9 +185,19 @@ class Endpoint:
                 if error.name not in ("openai", "httpx2"):
                     raise
                 raise gym.error.DependencyNotInstalled("Endpoints need openai: pip install 'milepost[eval]'") from None
-            key = os.environ.get(self.key_variable) or "none"
-            found = self._open[loop] = Connections(self.base_url, key, self.connections)
+            for other in list(self._open):
+                if other.is_closed():
+                    self._open.pop(other, None)
+            found = self._open[loop] = Connections(self.base_url, self._key(), self.connections)
         return found
+
+    def _key(self) -> str | None:
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key.isascii() or not key.isprintable():
+            raise ValueError(f"{self.key_variable} holds characters that no key has")
+        if not key and self.base_url == OPENAI:
+            raise ValueError(f"{OPENAI} needs a key: set the environment variable {self.key_variable}")
+        return key or None
 
 
 class _Pace:
@@ -242,12 +206,14 @@ class _Pace:
     def __init__(self) -> None:
         self.interval_s = 0.0
         self._next = 0.0
+        self._lock = threading.Lock()
 
     async def turn(self) -> None:
         if self.interval_s:
-            now = time.monotonic()
-            at = max(now, self._next)
-            self._next = at + self.interval_s
+            with self._lock:
+                now = time.monotonic()
+                at = max(now, self._next)
+                self._next = at + self.interval_s
             await asyncio.sleep(at - now)
 
 
@@ -255,80 +221,19 @@ _PACES: WeakValueDictionary[str, _Pace] = WeakValueDictionary()
 
 
 def _checked_url(url: str) -> str:
+    form = "expected http(s)://host[:port]/v1"
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"base_url: expected http(s)://host[:port]/v1, got {url!r}")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(
-            f"base_url: expected http(s)://host[:port]/v1 and no more, for {parts.hostname}; "
-            "keys come from the environment"
-        )
+        raise ValueError(f"base_url: {form} and no more, for {parts.hostname}; keys come from the environment")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"base_url: {form}, got {url!r}")
     return url.rstrip("/")
 
 
-def _pause(first_s: float, n_tries: int, asked_s: float | None) -> float:
-    """Return how long to wait after so many tries: exponential with full jitter, or what the server asked for."""
-    jitter = random.uniform(0.0, min(MAX_WAIT_S, first_s * 2.0 ** (n_tries - 1)))
-    return jitter if asked_s is None else asked_s + min(jitter, first_s)
-
-
-def _refused(reply: Reply) -> _Failure:
-    """Return what a status of 400 or more says."""
-    try:
-        body = json.loads(reply.content)
-    except (ValueError, RecursionError):
-        body = None
-    detail = body.get("error", body) if isinstance(body, dict) else None
-    text = reply.content.decode("utf-8", "replace")
-    return _read_error(reply.status, detail, text, _retry_after(reply.headers))
-
-
-def _malformed(reply: Any, why: str) -> _Failure:
-    """Return what a reply that is no completion says; some servers send their errors with a status of 200."""
-    detail = reply.get("error") if isinstance(reply, dict) else None
-    code = detail.get("code") if isinstance(detail, dict) else None
-    if isinstance(code, int) and 400 <= code < 600:
-        return _read_error(code, detail, "", None)
-    return _Failure(f"{why}: {_shortened(json.dumps(reply))}")
-
-
-def _read_error(status: int, detail: Any, text: str, wait_s: float | None) -> _Failure:
-    fields = detail if isinstance(detail, dict) else {"message": detail if isinstance(detail, str) else text}
-    message = str(fields.get("message") or fields.get("detail") or text)
-    codes = {str(fields.get(name)) for name in ("code", "type")}
-    said = f"{status}: {_shortened(message)}"
-    if status == 402 or (status == 429 and codes & OUT_OF_QUOTA):
-        return _Failure(f"{said} (the account's quota is used up)", ValueError)
-    if status in RETRIED or status >= 500 or status < 400:
-        return _Failure(said, wait_s=wait_s)
-    if "content_filter" in codes:
-        return _Failure(said, filtered=True)
-    if status == 413 or codes & {"context_length_exceeded", "exceed_context_size_error"} or _is_too_long(message):
-        return _Failure(said, ContextLength)
-    return _Failure(said, ValueError)
-
-
-def _is_too_long(message: str) -> bool:
-    low = message.lower()
-    return any(words in low for words in ("context length", "context size", "context window", "prompt is too long"))
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that the server asks to wait: a number of them, or a date."""
-    text = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
-
-
-def _shortened(text: str, n: int = 300) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= n else line[:n] + " ..."
+def _pause_s(first_s: float, n_tries: int, asked_s: float | None) -> float:
+    """Return how long to wait after so many tries: exponential with full jitter, and no less than the server asked."""
+    jitter_s = random.uniform(0.0, min(MAX_WAIT_S, first_s * 2.0 ** (n_tries - 1)))
+    return jitter_s if asked_s is None else asked_s + min(jitter_s, first_s)
 
 
 def _model_ids(reply: Any, seconds: float) -> list[str]:

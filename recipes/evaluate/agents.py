@@ -18,6 +18,7 @@ from milepost.agents.scaffolded import Scaffolded
 from milepost.agents.scaffolds import scaffold
 from milepost.agents.scripted import OraclePolicy, RandomPolicy
 from milepost.recipes.console import did_you_mean
+from milepost.sandbox.process import room_for
 
 if TYPE_CHECKING:
     from milepost.agents.local.policy import LocalPolicy
@@ -126,6 +127,7 @@ def _remote(name: str, model: str, settings: Settings) -> Agent:
     if settings.max_cost is not None and model not in (prices or {}):
         where = f"{settings.prices} has none of {model}" if settings.prices else "give --prices FILE"
         raise ValueError(f"--max-cost needs the price of {model}: {where}")
+    room_for(settings.concurrency)
     endpoint = Endpoint(settings.base_url, per_minute=settings.per_minute, prices=prices)
     _apart(_find_model, endpoint, model)
     policy = EndpointPolicy(endpoint, model, temperature=settings.temperature, max_tokens=settings.max_tokens)

@@ -29,6 +29,7 @@ RESULTS = "results.json"
 
 def evaluate(
     tasks: str | Panel | Sequence[str],
+    /,
     agent: str | Policy | Callable[..., Any],
     *,
     watch: Watch = "auto",
