@@ -1,0 +1,1 @@
+"""A customer-service desk on SQLite, with rules that a friendly agent would like to break."""
