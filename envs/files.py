@@ -10,7 +10,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,11 +70,11 @@ def append_line(path: Path, line: bytes) -> None:
             os.close(handle)
 
 
-def read_lines(path: Path) -> Iterator[Any]:
+def read_lines(path: Path, broken: Callable[[ValueError], None] | None = None) -> Iterator[Any]:
     """Yield the packed JSON of every whole line; a last line that was cut off is left out, with a warning.
 
     Raises:
-        ValueError: A line before the last is broken.
+        ValueError: A line before the last is broken; with ``broken`` it is told and left out instead.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -87,7 +87,10 @@ def read_lines(path: Path) -> Iterator[Any]:
             try:
                 yield codec.loads(line)
             except ValueError as error:
-                raise ValueError(f"{path}, line {number}: expected a line of JSON, got {line[:40]!r}") from error
+                told = ValueError(f"{path}, line {number}: expected a line of JSON, got {line[:40]!r}")
+                if broken is None:
+                    raise told from error
+                broken(told)
 
 
 def cut_off(path: Path) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,61 +57,107 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return [codec.unpack(row) for row in read_lines(file)] if file.exists() else []
 
 
-def read_episodes(path: str | Path, credit: bool = True, images: bool = True) -> Iterator[Episode]:
+def read_episodes(
+    path: str | Path,
+    credit: bool = True,
+    images: bool = True,
+    broken: Callable[[ValueError], None] | None = None,
+) -> Iterator[Episode]:
     """Yield the episodes of a run folder, or of one ``.jsonl`` file of episodes.
 
     Args:
         path: The folder or file.
         credit: Whether to join what was assigned after play (``credit/*.jsonl``), advantages too.
         images: Whether to load pictures; without them an observation keeps ``{"$image": name}``.
+        broken: Told what is wrong with a line that cannot be read, which is then left out; without it that raises.
 
     Raises:
         ValueError: There is no such run, a line is broken, or the schema is newer.
     """
-    yield from _read(Path(path), credit, images, newest=False)
+    return _read(Path(path), credit, images, broken, newest=False)
 
 
-def read_newest(path: str | Path, credit: bool = True, images: bool = True) -> Iterator[Episode]:
+def read_newest(
+    path: str | Path,
+    credit: bool = True,
+    images: bool = True,
+    broken: Callable[[ValueError], None] | None = None,
+) -> Iterator[Episode]:
     """Yield the newest record of every episode id, otherwise like ``read_episodes``; the older ones are superseded.
 
     A resumed evaluation plays again what FAILED or was CANCELLED, and records it under the same id.
     """
-    yield from _read(Path(path), credit, images, newest=True)
+    return _read(Path(path), credit, images, broken, newest=True)
 
 
-def _read(path: Path, credit: bool, images: bool, newest: bool) -> Iterator[Episode]:
+def _read(
+    path: Path, credit: bool, images: bool, broken: Callable[[ValueError], None] | None, newest: bool
+) -> Iterator[Episode]:
     single = path.is_file()
     if not single:
         read_run(path)
     folder = path.parent.parent if single else path
     shards = [path] if single else sorted(path.glob("episodes/*.jsonl"))
-    last = {record["id"]: place for place, record in _records(shards)} if newest else None
+    last = {_id(record): place for place, record in _records(shards, _ignore)} if newest else None
     load = Images(folder / "images").load if images else None
-    earned = _read_credit(folder) if credit else {}
-    for place, record in _records(shards):
-        if last is not None and last.get(record["id"]) != place:
+    earned = _read_credit(folder, broken) if credit else {}
+    for place, record in _records(shards, broken):
+        if last is not None and last.get(_id(record)) != place:
             continue
-        episode = codec.from_json(record, load)
+        episode = None
+        with _left_out(broken, str(place[0])):
+            episode = codec.from_json(record, load)
+        if episode is None:
+            continue
         for label, line in earned.get(episode.id, ()):
-            _join(episode, label, line)
+            with _left_out(broken, f"credit of {episode.id}"):
+                _join(episode, label, line)
         yield episode
 
 
-def _records(shards: Iterable[Path]) -> Iterator[tuple[int, Any]]:
-    return enumerate(record for shard in shards for record in read_lines(shard))
+def _records(
+    shards: Iterable[Path], broken: Callable[[ValueError], None] | None
+) -> Iterator[tuple[tuple[Path, int], Any]]:
+    """Yield the records with their places."""
+    for shard in shards:
+        for number, record in enumerate(read_lines(shard, broken)):
+            yield (shard, number), record
 
 
-def _read_credit(folder: Path) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+def _id(record: Any) -> str | None:
+    """Return the id of a record, of one that is none too."""
+    return str(record.get("id")) if isinstance(record, dict) else None
+
+
+def _ignore(error: ValueError) -> None:
+    pass
+
+
+@contextmanager
+def _left_out(broken: Callable[[ValueError], None] | None, what: str) -> Iterator[None]:
+    """Tell ``broken`` what cannot be read instead of raising it."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if broken is None:
+            raise
+        broken(ValueError(f"{what}: {type(error).__name__}: {error}"))
+
+
+def _read_credit(
+    folder: Path, broken: Callable[[ValueError], None] | None
+) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     """Return the lines of all credit files by episode id."""
     earned: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for file in sorted(folder.glob("credit/*.jsonl")):
-        lines = read_lines(file)
-        head = next(lines, None)
-        if head is None:
-            continue
-        codec.check_schema(head, str(file))
-        for line in lines:
-            earned.setdefault(line["episode"], []).append((head["label"], line))
+        with _left_out(broken, str(file)):
+            lines = read_lines(file, broken)
+            head = next(lines, None)
+            if head is None:
+                continue
+            codec.check_schema(head, str(file))
+            for line in lines:
+                earned.setdefault(line["episode"], []).append((head["label"], line))
     return earned
 
 

@@ -129,7 +129,7 @@ def _overview(console: Console, path: Path) -> None:
     for name in ("N", "task", "policy", "end", "outcome", "turns", "earned in sum"):
         drawn.add_column(name, justify="right" if name in ("N", "outcome", "turns") else "left")
     for number, episode in newest:
-        row = _row(number, episode)
+        row = summary(number, episode)
         task = row["task"] if row["task"] is not None else f"seed {row['seed']}"
         sums = "  ".join(f"{clean(label)} {_number(value)}" for label, value in row["credit"].items())
         cells = [str(number), task, row["policy"] or row["split"], row["stop"], _result(row["outcome"])]
@@ -140,13 +140,13 @@ def _overview(console: Console, path: Path) -> None:
 def _as_json(console: Console, path: Path) -> None:
     """Write the run's description, summary and list of episodes as one document."""
     rows = read_metrics(path)
-    summary = path / "summary.json"
+    kept = path / "summary.json"
     document: dict[str, Any] = {
         "run": str(path),
         **asdict(read_run(path)),
-        "summary": json.loads(summary.read_bytes()) if summary.exists() else None,
+        "summary": json.loads(kept.read_bytes()) if kept.exists() else None,
         "last_metrics": codec.pack(rows[-1]) if rows else None,
-        "episodes": [codec.pack(_row(number, episode)) for number, episode in _episodes(path)],
+        "episodes": [codec.pack(summary(number, episode)) for number, episode in _episodes(path)],
     }
     console.file.write(json.dumps(document, indent=2) + "\n")
 
@@ -170,7 +170,8 @@ def _find(path: Path, number: int) -> tuple[int, Episode]:
     raise ValueError(f"{path} has {n_episodes} episodes: expected a number of 0..{n_episodes - 1}, got {number}")
 
 
-def _row(number: int, episode: Episode) -> dict[str, Any]:
+def summary(number: int, episode: Episode) -> dict[str, Any]:
+    """Return an episode in a line of a list: what it was, how it ended, what its turns earned by label."""
     labels = dict.fromkeys(label for turn in episode.turns for label in turn.credit)
     values = {label: [v for t in episode.turns if (v := t.credit.get(label)) is not None] for label in labels}
     return {
