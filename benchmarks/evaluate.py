@@ -6,10 +6,13 @@
 
 *Crowd*: ``milepost eval``, as a user runs it, plays 2,000 Ladder episodes at once against a server in a process of its
 own that answers each request after 10 to 20 s, drawn uniformly, and always says "rest", so that an episode has 8 turns.
-What the latency implies: the turns of an episode come one after another, so n episodes in flight take n / 15 s turns a
-second. Reached is n / s, where s is the mean time of a turn: from the server's first request (the whole ramp counts)
-to when the episode is on disk, over 8. The ideal wall time is that of the slowest of as many sums of 8 draws (a mean of
-200 simulations); interpreter start and the counting at the end are in the wall time reached.
+What the latency implies: the turns of an episode come one after another, so as long as n episodes have not ended, n
+requests are in flight and n / 15 s turns a second are taken. Twice a second the server is asked how many are in
+flight, and the episodes on disk are counted; the share of the implied rate is the sum of the one over the sum of what
+has not ended. It is given over the whole run, from the first request to the last record, and without the ramp, which
+ends when every episode has asked once. The server's mean latency is given too: it is late itself where the machine is
+busy. The ideal wall time is that of the slowest of as many sums of 8 draws (the mean of 200 simulations); starting the
+interpreter and counting the results are in the wall time reached.
 
 *CPU*: user and system seconds a turn of one process for the same turns, 200 in flight, answers after 1 to 2 s: an
 evaluation (environment, record on disk, table of results), then loops without any of it: our client, the ``openai``
@@ -54,35 +57,39 @@ def crowd(n_episodes: int, latency: tuple[float, float]) -> dict[str, float]:
         command += ["--attempts", str(n_episodes // N_TASKS), "--concurrency", str(n_episodes), "--out", str(run)]
         command += ["--agent", "openai:scripted", "--base-url", base_url]
         began = time.monotonic()
+        samples: list[tuple[float, int, int, int]] = []
         with open(Path(folder) / "results.json", "w+") as out:
             pid = subprocess.Popen(command, stdout=out).pid
-            first, episode_s, n_ended = 0.0, 0.0, 0
             while True:
                 done, status, used = os.wait4(pid, os.WNOHANG)
-                now = time.monotonic()
-                first = first or (now if stats(base_url)["n_requests"] else 0.0)
-                n_now = sum(file.read_bytes().count(b"\n") for file in run.glob("episodes/*.jsonl"))
-                episode_s += (n_now - n_ended) * (now - first)
-                n_ended = n_now
+                counted = stats(base_url)
+                n_ended = sum(file.read_bytes().count(b"\n") for file in run.glob("episodes/*.jsonl"))
+                samples.append((time.monotonic() - began, counted["n_in_flight"], counted["n_requests"], n_ended))
                 if done:
                     break
                 time.sleep(0.5)
-            wall_s = time.monotonic() - began
             out.seek(0)
             results = json.load(out)
+        t, in_flight, asked, ended = np.array(samples).T
+        steps = np.diff(t, prepend=0.0)
+        playing = (asked > 0) & (ended < n_episodes)
+        steady = playing & (asked >= n_episodes)
+        share, share_without_ramp = (
+            float(np.sum((in_flight * steps)[part]) / np.sum(((n_episodes - ended) * steps)[part]))
+            for part in (playing, steady)
+        )
         n_turns = n_episodes * N_TURNS
-        turn_s = episode_s / n_ended / N_TURNS
-        implied = n_episodes / (sum(latency) / 2)
         return {
             "episodes": n_episodes,
             "exit_code": os.waitstatus_to_exitcode(status),
             "lost": n_episodes - results["played"],
             "failed": results["failed"],
-            "max_in_flight": stats(base_url)["max_in_flight"],
-            "turns_per_s": n_episodes / turn_s,
-            "implied_turns_per_s": implied,
-            "share_of_implied": n_episodes / turn_s / implied,
-            "wall_s": wall_s,
+            "max_in_flight": counted["max_in_flight"],
+            "ramp_s": float(t[steady][0] - t[playing][0]),
+            "share_of_implied_rate": share,
+            "share_without_ramp": share_without_ramp,
+            "server_latency_s": float(np.sum(in_flight * steps)) / n_turns,
+            "wall_s": float(t[-1]),
             "ideal_wall_s": ideal_wall_s(n_episodes, latency),
             "peak_rss_MB": used.ru_maxrss / 1e3,
             "cpu_ms_per_turn": 1e3 * (used.ru_utime + used.ru_stime) / n_turns,
@@ -220,10 +227,10 @@ def main() -> None:
         print(json.dumps(found, indent=2))
         return
     for key, value in found.get("crowd", {}).items():
-        print(f"{key:>20}  {value:>10,.2f}")
+        print(f"{key:>22}  {value:>10,.2f}")
     for name, row in found.get("cpu", {}).items():
         print(
-            f"{name:>20}  {row['cpu_ms_per_turn']:>10.2f} ms of CPU a turn {row['turns_per_s']:>10.1f} turns a second"
+            f"{name:>22}  {row['cpu_ms_per_turn']:>10.2f} ms of CPU a turn {row['turns_per_s']:>10.1f} turns a second"
         )
 
 
