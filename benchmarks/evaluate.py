@@ -10,9 +10,10 @@ What the latency implies: the turns of an episode come one after another, so as 
 requests are in flight and n / 15 s turns a second are taken. Twice a second the server is asked how many are in
 flight, and the episodes on disk are counted; the share of the implied rate is the sum of the one over the sum of what
 has not ended. It is given over the whole run, from the first request to the last record, and without the ramp, which
-ends when every episode has asked once. The server's mean latency is given too: it is late itself where the machine is
-busy. The ideal wall time is that of the slowest of as many sums of 8 draws (the mean of 200 simulations); starting the
-interpreter and counting the results are in the wall time reached.
+ends when every episode has asked once. Beside it stand the server's mean latency, which is late itself on a busy
+machine, and for how long threads of the evaluation were ready and had no core. The ideal wall time is that of the
+slowest of as many sums of 8 draws (the mean of 200 simulations); starting the interpreter and counting the results are
+in the wall time reached.
 
 *CPU*: user and system seconds a turn of one process for the same turns, 200 in flight, answers after 1 to 2 s: an
 evaluation (environment, record on disk, table of results), then loops without any of it: our client, the ``openai``
@@ -33,6 +34,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -60,7 +62,9 @@ def crowd(n_episodes: int, latency: tuple[float, float]) -> dict[str, float]:
         samples: list[tuple[float, int, int, int]] = []
         with open(Path(folder) / "results.json", "w+") as out:
             pid = subprocess.Popen(command, stdout=out).pid
+            waited_s = 0.0
             while True:
+                waited_s = max(waited_s, waited(pid))
                 done, status, used = os.wait4(pid, os.WNOHANG)
                 counted = stats(base_url)
                 n_ended = sum(file.read_bytes().count(b"\n") for file in run.glob("episodes/*.jsonl"))
@@ -93,7 +97,16 @@ def crowd(n_episodes: int, latency: tuple[float, float]) -> dict[str, float]:
             "ideal_wall_s": ideal_wall_s(n_episodes, latency),
             "peak_rss_MB": used.ru_maxrss / 1e3,
             "cpu_ms_per_turn": 1e3 * (used.ru_utime + used.ru_stime) / n_turns,
+            "waited_for_cpu_s": waited_s,
         }
+
+
+def waited(pid: int) -> float:
+    """Return how long the threads of a process were ready and had no core, in all: others used the machine (Linux)."""
+    files = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    with suppress(OSError):
+        return sum(int(file.read_text().split()[1]) for file in files) / 1e9
+    return 0.0
 
 
 def stats(base_url: str) -> dict[str, int]:
