@@ -44,7 +44,8 @@ class Policy(Protocol):
     """Whatever answers requests; ``act`` may be async, else it is called in one thread that is not the consumer's.
 
     A policy with the attribute ``reference = True`` acts from ``request.env``: it is asked for one request at a time,
-    in the environment's own thread, for several environments at once.
+    in the environment's own thread, for several environments at once. The ``aclose`` of an async policy that has one
+    is awaited when a play ends, in the play's event loop: connections belong to it.
     """
 
     @property

@@ -51,6 +51,10 @@ class EndpointPolicy:
     def forget(self, episode_ids: Sequence[str]) -> None:
         """Nothing is kept."""
 
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        await self.endpoint.aclose()
+
     async def _answer(self, request: Request) -> Answer:
         try:
             action = await self.endpoint.chat(

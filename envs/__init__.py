@@ -2,4 +2,4 @@
 
 from milepost.envs import ladder as ladder
 from milepost.envs import textworld as textworld
-from milepost.envs.tooldesk import env as _tooldesk  # noqa: F401
+from milepost.envs import tooldesk as tooldesk

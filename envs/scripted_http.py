@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
             self._endpoint.refuse(fault.seconds)
         elif fault.kind != "hang":
             self._transport.write(_head(200, "application/json", "Transfer-Encoding: chunked"))
-            self._pour(*((b" " * (1 << 18), 0.0) if fault.kind == "endless" else (b" ", 0.02)))
+            self._pour(*((b" " * (1 << 18), 0.001) if fault.kind == "endless" else (b" ", 0.02)))
 
     def _pour(self, piece: bytes, pause_s: float) -> None:
         if not self._full:

@@ -14,17 +14,16 @@ import inspect
 import math
 import re
 import types
+import typing
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _INT_BOUND = 2**63
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-_KINDS = {"string": "a text", "integer": "an integer", "number": "a number", "boolean": "true or false"} | {
-    "null": "null",
-    "object": "an object",
-}
+_KINDS = {"string": "a text", "integer": "an integer", "number": "a number"}
+_KINDS |= {"boolean": "true or false", "null": "null", "object": "an object"}
 _SECTION = re.compile(r"^\s*(Args|Arguments|Parameters|Returns|Raises|Yields|Examples?|Notes?):\s*$")
 _ARGUMENT = re.compile(r"^(\s+)\**(\w+)(?:\s*\([^)]*\))?:\s*(.*)$")
 _LONE = re.compile("[\ud800-\udfff]")
@@ -35,11 +34,7 @@ class ToolError(Exception):
 
 
 class Tool:
-    """One function, its schema, and how its arguments are read.
-
-    Raises:
-        ValueError: The schema cannot be built: which function, which parameter, what was expected.
-    """
+    """One function, its schema, and how its arguments are read; a ``ValueError`` says why there is no schema."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         name = getattr(function, "__name__", None) or repr(function)
@@ -100,14 +95,14 @@ def schema_of(hint: Any, where: str, depth: int = 0) -> dict[str, Any]:
     below = depth + 1
     if depth > 16:
         raise ValueError(f"{where}: expected a type of finite depth, got one that contains itself")
-    if isinstance(hint, type) and hint in _PLAIN:
+    if any(hint is kind for kind in _PLAIN):
         return {"type": _PLAIN[hint]}
     if origin is Literal or (isinstance(hint, type) and issubclass(hint, enum.Enum)):
-        values = list(args) if origin is Literal else [member.value for member in hint]
+        values: list[Any] = list(args) if origin is Literal else [m.value for m in hint]
         if values and all(type(value) in _PLAIN for value in values):
             kinds = {_PLAIN[type(value)] for value in values}
             return ({"type": kinds.pop()} if len(kinds) == 1 else {}) | {"enum": values}
-    elif origin in (Union, types.UnionType):
+    elif origin in (typing.Union, types.UnionType):
         return {"anyOf": [schema_of(arg, where, below) for arg in args]}
     elif origin is list:
         return {"type": "array", "items": schema_of(args[0], where, below)}
@@ -125,7 +120,7 @@ def schema_of(hint: Any, where: str, depth: int = 0) -> dict[str, Any]:
 def expected(hint: Any) -> str:
     """Return in words what a type hint expects."""
     origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
+    if origin in (typing.Union, types.UnionType):
         return " or ".join(expected(arg) for arg in args)
     if origin is list:
         return f"a list (of {expected(args[0])})"
@@ -164,7 +159,7 @@ def _read(value: Any, hint: Any, at: str) -> Any:
     """Return a JSON value as a type hint has it, or raise ``ToolError`` with the place, the expected and the got."""
     origin, args = get_origin(hint), get_args(hint)
     kind = type(value)
-    if origin in (Union, types.UnionType):
+    if origin in (typing.Union, types.UnionType):
         for arg in sorted(args, key=lambda arg: arg is float):  # an integer stays one where it may
             try:
                 return _read(value, arg, at)
@@ -177,7 +172,7 @@ def _read(value: Any, hint: Any, at: str) -> Any:
         return [_read(item, args[0], f"{at}[{i}]") for i, item in enumerate(value)]
     elif origin is dict and kind is dict:
         return {_read(k, str, f"a key of {at}"): _read(v, args[1], f"{at}[{_literal(k)}]") for k, v in value.items()}
-    elif origin is None and isinstance(hint, type) and issubclass(hint, enum.Enum):
+    elif isinstance(hint, type) and issubclass(hint, enum.Enum):
         for member in hint:
             if kind is type(member.value) and value == member.value:
                 return member
@@ -219,7 +214,11 @@ def _members(hint: Any) -> tuple[dict[str, Any], list[str]]:
     """Return the fields of a TypedDict or dataclass, and which of them are required."""
     hints = get_type_hints(hint)
     if is_typeddict(hint):
-        return hints, [name for name in hints if name in hint.__required_keys__]
+        marks = {name: get_origin(mark) for name, mark in get_type_hints(hint, include_extras=True).items()}
+        keys = {
+            key for key in hint.__required_keys__ if marks[key] is not typing.NotRequired
+        }  # missed in texts of hints
+        return hints, [name for name in hints if name in keys or marks[name] is typing.Required]
     missing = dataclasses.MISSING
     fields = [field for field in dataclasses.fields(hint) if field.init]
     required = [field.name for field in fields if field.default is missing and field.default_factory is missing]

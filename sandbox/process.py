@@ -25,13 +25,16 @@ def room_for(n_connections: int) -> None:
     Raises:
         ValueError: The hard limit is too low.
     """
-    needed = n_connections + len(os.listdir("/proc/self/fd")) + 64
+    needed = n_connections + len(os.listdir("/dev/fd")) + 64
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return
-    if hard != resource.RLIM_INFINITY and needed > hard:
-        raise ValueError(
-            f"{n_connections} connections need a file limit of {needed}; the hard limit here is {hard} "
-            f"(ulimit -Hn): raise it, or use at most {max(0, n_connections - needed + hard)}"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else hard, hard))
+    enough = hard == resource.RLIM_INFINITY or needed <= hard
+    with suppress(ValueError, OSError):
+        if enough:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else hard, hard))
+            return
+    raise ValueError(
+        f"{n_connections} connections need a file limit of {needed}; the hard limit here is {hard} (ulimit -Hn): "
+        "raise it, or play fewer episodes at once"
+    )

@@ -125,13 +125,15 @@ class ToolDeskEnv(gym.Env[Observation, str]):
         desk = self._desk
         n_broken = len(desk.broken)
         results = self._tools.run(action, over=lambda: desk.closed)
+        observation = results.observation()
         if results.said is not None and results.said.strip():
-            text = desk.reply(results.said)
-            observation, valid, caption, texts = text, True, "The agent spoke to the customer.", [text]
+            observation = text = desk.reply(results.said)
+            valid, caption, texts = True, "The agent spoke to the customer.", [text]
         else:
-            observation, valid, caption = results.observation(), results.ok, _caption(results)
+            valid, caption = results.ok, _caption(results)
             texts = [result.text for result in results if result.ok]
-        self._calls |= {event(result.name, result.arguments) for result in results if result.ok}
+        made = [result for result in results if result.ok and result.name != "reply"]
+        self._calls |= {event(result.name, result.arguments) for result in made}
         self._seen.update(*map(_IDS.findall, texts))
         new = {i for i, step in enumerate(self._case.steps) if self._is_done(step)} - self._earned
         self._earned |= new

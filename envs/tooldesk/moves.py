@@ -29,6 +29,7 @@ def admissible(
         moves += [plain("escalate", one | {"topic": topic}) for topic in ("identity", "large_refund")]
     for order in sorted(name for name in seen if name[0] == "W"):
         moves += _about(db, case, order, seen, told)
+    moves = list(dict.fromkeys(moves))
     if len(moves) > MAX_MOVES - len(right):
         n = MAX_MOVES - len(right)
         moves = [moves[i * len(moves) // n] for i in range(n)]

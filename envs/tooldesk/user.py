@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 
-from milepost.envs.messages import Message
+from milepost.envs.core import Action, Message
 from milepost.envs.tooldesk.world import Case, Wish
 
 MAX_CHARS = 4000
@@ -22,13 +21,13 @@ _WHO = re.compile(r"verify|identi|who (are you|you are)", re.I)
 _ASKS = re.compile(r"\?|\b(please|provide|tell|give|confirm|share|need|may i)\b", re.I)
 _NO = re.compile(
     r"\b(can ?not|can't|could ?n[o']t|unable|not (able|allowed|possible|permitted|eligible)|impossible|refused?"
-    r"|declined?|won't|will not|unfortunately|no longer|against (our|the) policy|escalat\w+|supervisor|pass(ed)? (it|this|you) on"
-    r"|hand(ed)? (it|this|you) (on|over)|final sale)\b",
+    r"|declined?|won't|will not|unfortunately|no longer|against (our|the) policy|final sale|escalat\w+|supervisor"
+    r"|(pass|hand)(ed)? (it|this|you) (on|over))\b",
     re.I,
 )
 _YES = re.compile(
-    r"\b(done|cancell?ed|refunded|changed|exchanged|updated|opened|re-?shipped|re-?sent|credited|issued|completed?|swapped"
-    r"|replaced|processed|all set|taken care|has been|have been|is on its way|given|granted)\b",
+    r"\b(done|cancell?ed|refunded|changed|exchanged|updated|opened|re-?shipped|re-?sent|credited|issued|completed?"
+    r"|swapped|replaced|processed|all set|taken care|has been|have been|is on its way|given|granted)\b",
     re.I,
 )
 _ELSE = re.compile(r"anything else|any other|something else|else i can|further", re.I)
@@ -113,6 +112,8 @@ class LLMUsers:
     """The endpoint that plays customers, and the event loop that it is asked in: those of one environment."""
 
     def __init__(self, model: str, base_url: str | None) -> None:
+        import asyncio
+
         from milepost.envs.endpoint import Endpoint
 
         self._model, self._endpoint = model, Endpoint(base_url)
@@ -123,7 +124,8 @@ class LLMUsers:
         return LLMUser(case, self._ask, seed)
 
     def _ask(self, messages: list[Message], seed: int) -> str:
-        return self._runner.run(self._endpoint.chat(self._model, messages, seed=seed)).text
+        answer: Action = self._runner.run(self._endpoint.chat(self._model, messages, seed=seed))
+        return answer.text
 
     def close(self) -> None:
         """Close the connections."""

@@ -71,6 +71,8 @@ def agent_of(agent: object, settings: Settings) -> Agent:
         Unreachable: Nothing answers at the endpoint.
     """
     name = name_of(agent)
+    if settings.max_cost is not None and (name in REFERENCES or name.startswith("local:")):
+        raise ValueError(f"--max-cost: {name} costs nothing that is known")
     made = _made(agent, name, settings)
     reference = bool(getattr(made.policy, "reference", False))
     if settings.scaffold or settings.context:

@@ -149,20 +149,21 @@ def _print(a: Results, b: Results, unlike: Sequence[str], told: dict[str, Compar
     console = Console(highlight=False, markup=False)
     for line in unlike:
         console.print(f"warning: {line}", soft_wrap=True)
-    drawn = Table(title="B against A, on the attempts that both played")
+    drawn = Table(title="B against A on the attempts that both played, in points, 95 %")
     drawn.add_column("entry", no_wrap=True)
-    for name in ("n", "A", "B", "success, B - A", "outcome, B - A"):
+    for name in ("n", "A", "B", "success, B - A", "won", "lost", "p", "outcome, B - A"):
         drawn.add_column(name, justify="right")
     for name, row in told.items():
         if name == "all" and len(told) > 1:
             drawn.add_section()
-        share = row.success_by_task
-        won = f"{row.success}"
+        share, success, mean = row.success_by_task, row.success, row.outcome
+        gain = f"{100 * success.gain:+.1f} [{100 * success.low:+.1f}, {100 * success.high:+.1f}]"
         if share.tasks < share.n:
-            won += f"; over tasks [{100 * share.low:+.1f}, {100 * share.high:+.1f}]"
-        mean = row.outcome
-        gain = "-" if mean is None else f"{mean.difference:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]"
-        drawn.add_row(name, str(row.n), f"{100 * share.a:.1f} %", f"{100 * share.b:.1f} %", won, gain)
+            gain += f" over tasks [{100 * share.low:+.1f}, {100 * share.high:+.1f}]"
+        cells = (f"{100 * share.a:.1f} %", f"{100 * share.b:.1f} %", gain)
+        cells += (str(success.won), str(success.lost), f"{success.p:.2g}")
+        worth = "-" if mean is None else f"{mean.difference:+.2f} [{mean.low:+.2f}, {mean.high:+.2f}]"
+        drawn.add_row(name, str(row.n), *cells, worth)
     console.print(drawn)
     for letter, run in (("A", a), ("B", b)):
         console.print(f"{letter}: {run.agent['agent']}, {run.path}, digest {run.digest}", soft_wrap=True)

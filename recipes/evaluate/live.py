@@ -116,7 +116,8 @@ class Live:
             self._shown.stop()
         elif self._watch == "lines":
             self._shown.join()
-            self._say()
+            if self._n_ended:
+                self._say()
 
     def _tell(self) -> None:
         while not self._over.wait(EVERY_S):

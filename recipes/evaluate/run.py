@@ -55,7 +55,7 @@ class Evaluation:
     """A run that is planned: which tasks, which agent, which folder."""
 
     def __init__(self, tasks: str | Panel | Sequence[str], agent: Any, settings: Settings) -> None:
-        self.settings = settings
+        self.settings = settings = settings.checked()
         self.agent_name = name_of(agent)
         self._agent = agent
         self.panel = resolved(panel_of(tasks, settings))

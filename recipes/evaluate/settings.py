@@ -74,12 +74,12 @@ class Settings:
     resume: bool = False
     """Go on in ``--out``: play only what is missing, failed or was cancelled."""
 
-    def __post_init__(self) -> None:
-        if isinstance(self.credit, str):
-            self.credit = (self.credit,)
-        names = [name for text in self.credit for name in text.split(",") if name]
-        self.credit = tuple(dict.fromkeys(names))
-        self.out, self.prices = (None if path is None else Path(path) for path in (self.out, self.prices))
+    def checked(self) -> Settings:
+        """Return the settings as they are used.
+
+        Raises:
+            ValueError: A number is out of range, or there is nothing to resume.
+        """
         least = ("episodes", "attempts", "max_turns", "concurrency", "env_threads", "per_minute", "max_tokens")
         for name in least:
             if (number := getattr(self, name)) is not None and number < 1:
@@ -91,6 +91,10 @@ class Settings:
             raise ValueError(f"--temperature: expected 0 or more, got {self.temperature:g}")
         if self.resume and self.out is None:
             raise ValueError("--resume needs --out DIR: which run to go on with")
+        texts = (self.credit,) if isinstance(self.credit, str) else self.credit
+        names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+        out, prices = (None if path is None else Path(path) for path in (self.out, self.prices))
+        return replace(self, credit=tuple(dict.fromkeys(names)), out=out, prices=prices)
 
 
 def settings_of(said: dict[str, Any]) -> Settings:
