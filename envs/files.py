@@ -199,10 +199,9 @@ class Images:
         name = f"{digest.hexdigest()}.png"
         path = self.folder / name
         if not path.exists():
-            buffer = io.BytesIO()
-            _pillow().fromarray(image).save(buffer, "png")
+            picture = png(image)
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, buffer.getvalue())
+            write_bytes(path, picture)
         return name
 
     def load(self, name: str) -> Any:
@@ -222,6 +221,13 @@ class Images:
             return (self.folder / name).read_bytes()
         except FileNotFoundError:
             raise ValueError(f"{self.folder / name} is missing; the record refers to it") from None
+
+
+def png(image: Any) -> bytes:
+    """Return a uint8 ``[H, W, 3]`` array as a PNG file. Needs Pillow."""
+    buffer = io.BytesIO()
+    _pillow().fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def _pillow() -> Any:

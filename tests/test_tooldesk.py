@@ -12,11 +12,11 @@ from milepost.envs.core import Action, Call, Stop
 from milepost.envs.hooks import TurnHooks
 from milepost.envs.make import make
 from milepost.envs.messages import observation_messages
+from milepost.envs.tooldesk.cases import Step
 from milepost.envs.tooldesk.desk import TOOLS
 from milepost.envs.tooldesk.env import ToolDeskEnv
 from milepost.envs.tooldesk.policy import POLICY, RULES
 from milepost.envs.tooldesk.tasks import ASK_WHO, DONE, NO, STILL_NO, case
-from milepost.envs.tooldesk.world import Step
 
 ENV = "milepost/ToolDesk-v0"
 
@@ -35,6 +35,12 @@ def finish(env: TurnHooks) -> None:
 def text_of(env: TurnHooks) -> str:
     last = env.episode.last
     return last if isinstance(last, str) else json.dumps(last)
+
+
+def results_of(env: TurnHooks) -> list[dict[str, Any]]:
+    assert isinstance(env.episode.last, dict)
+    results: list[dict[str, Any]] = env.episode.last["results"]
+    return results
 
 
 def orders_of(env: TurnHooks) -> dict[str, Any]:
@@ -92,7 +98,7 @@ def test_several_calls_of_one_turn_are_one_turn_with_a_result_each():
     steps = case("cancel 0").steps
     calls = tuple(Call(f"c{i}", step.name, json.dumps(step.arguments)) for i, step in enumerate(steps))
     env.step(Action("", calls=(*calls, Call("late", "list_orders", "{}"))))
-    results = env.episode.last["results"]  # type: ignore[index]
+    results = results_of(env)
     assert [result["id"] for result in results] == [*(call.id for call in calls), "late"]
     assert "Not run" in results[-1]["text"]
     assert (env.episode.outcome, len(env.episode.turns)) == (1.0, 1)
@@ -172,6 +178,17 @@ def test_what_is_forbidden_loses_though_it_is_undone():
     assert cancelled_case("1 Elsewhere", "") == 0.0
 
 
+def test_a_call_made_twice_is_a_slip_and_no_breach():
+    for name in ("cancel 0", "lost 0", "damaged 0", "late 0", "final-sale 0", "impostor 0"):
+        env = opened(name)
+        for step in case(name).steps[:-1]:
+            env.step(step.move)
+            if step.name not in ("reply", "give_credit"):
+                env.step(step.move)
+        finish(env)
+        assert env.episode.success, name
+
+
 def test_a_change_that_nobody_asked_for_loses_without_a_rule():
     env = opened("cancel 0")
     for step in case("cancel 0").steps[:3]:
@@ -242,7 +259,7 @@ def test_hostile_arguments_are_answered_and_change_nothing(text: str):
         values = {k: v.get("enum", [text if v["type"] == "string" else 7])[0] for k, v in
                   function["parameters"]["properties"].items()}  # fmt: skip
         env.step(Action("", calls=(Call("c", function["name"], json.dumps(values)),)))
-        (result,) = env.episode.last["results"]  # type: ignore[index]
+        (result,) = results_of(env)
         assert 0 < len(result["text"]) < 500
         assert function["name"] == "reply" or not env.episode.turns[-1].info["valid"]
     env.step(text)

@@ -13,8 +13,9 @@ from milepost.agents.scripted import OraclePolicy, RandomPolicy, ScriptedPolicy
 from milepost.envs.core import Episode, Task
 from milepost.envs.tooldesk.careless import careless
 from milepost.envs.tooldesk.env import ToolDeskEnv, goal
+from milepost.envs.tooldesk.kinds import KINDS
 from milepost.envs.tooldesk.store import fill, state
-from milepost.envs.tooldesk.tasks import KINDS, case, task_ids
+from milepost.envs.tooldesk.tasks import case, task_ids
 from milepost.envs.tooldesk.user import persona
 
 SPLITS = ("train", "valid", "test")
@@ -43,7 +44,8 @@ def played(name: str) -> list[Episode]:
         "random": RandomPolicy(),
         "careless": ScriptedPolicy(lambda request: careless(request.messages)),
     }
-    tasks = [Task("milepost/ToolDesk-v0", task=task, group=task) for task in ALL]
+    names = {"oracle": ALL, "random": task_ids("train"), "careless": task_ids("valid") + task_ids("test")}[name]
+    tasks = [Task("milepost/ToolDesk-v0", task=task, group=task) for task in names]
     return play(tasks, policies[name], n_threads=2)
 
 

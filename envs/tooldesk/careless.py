@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from milepost.envs.messages import Message
+from milepost.envs.tooldesk.cases import plain
 from milepost.envs.tooldesk.tasks import ASK_WHERE, ASK_WHO, DONE
-from milepost.envs.tooldesk.world import plain
 
 _ORDER = re.compile(r"order (W\d{5})|order with the (\w+) (\w+)")
 

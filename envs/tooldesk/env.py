@@ -12,13 +12,13 @@ from typing import Any, Literal
 import gymnasium as gym
 
 from milepost.envs.core import Mixed, Observation, Utf8
+from milepost.envs.tooldesk.cases import Case, Step, event
 from milepost.envs.tooldesk.desk import TOOLS, Desk
 from milepost.envs.tooldesk.moves import admissible
 from milepost.envs.tooldesk.policy import POLICY
 from milepost.envs.tooldesk.store import State, fill, state
 from milepost.envs.tooldesk.tasks import case, task_ids
 from milepost.envs.tooldesk.user import LLMUsers, ScriptedUser
-from milepost.envs.tooldesk.world import Case, Step, event
 from milepost.envs.tools import Results, Tools
 
 STEP, BREACH = 0.05, -0.5

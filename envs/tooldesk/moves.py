@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Sequence
 
+from milepost.envs.tooldesk.cases import Case, plain
 from milepost.envs.tooldesk.tasks import ASK_WHERE, ASK_WHO, DONE, NO
-from milepost.envs.tooldesk.world import Case, plain
 
 MAX_MOVES = 60
 _TOPICS = ("cancel", "address", "item", "refund", "exchange", "credit")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from milepost.envs.core import Action, Message
-from milepost.envs.tooldesk.world import Case, Wish
+from milepost.envs.tooldesk.cases import Case, Wish
 
 MAX_CHARS = 4000
 """What is beyond is not read."""
@@ -109,28 +109,39 @@ class ScriptedUser:
 
 
 class LLMUsers:
-    """The endpoint that plays customers, and the event loop that it is asked in: those of one environment."""
+    """The endpoint that plays customers: one environment's.
+
+    It is asked in an event loop in a thread of its own, since ``step`` may be called where another loop is running.
+    """
 
     def __init__(self, model: str, base_url: str | None) -> None:
         import asyncio
+        from concurrent.futures import ThreadPoolExecutor
 
         from milepost.envs.endpoint import Endpoint
 
         self._model, self._endpoint = model, Endpoint(base_url)
         self._runner = asyncio.Runner()
+        self._thread = ThreadPoolExecutor(1, "tooldesk-user")
+        self._closed = False
 
     def take(self, case: Case, seed: int) -> LLMUser:
         """Return the customer of a case."""
         return LLMUser(case, self._ask, seed)
 
     def _ask(self, messages: list[Message], seed: int) -> str:
-        answer: Action = self._runner.run(self._endpoint.chat(self._model, messages, seed=seed))
+        chat = self._endpoint.chat(self._model, messages, seed=seed)
+        answer: Action = self._thread.submit(self._runner.run, chat).result()
         return answer.text
 
     def close(self) -> None:
-        """Close the connections."""
-        self._runner.run(self._endpoint.aclose())
-        self._runner.close()
+        """Close the connections, once."""
+        if self._closed:
+            return
+        self._closed = True
+        self._thread.submit(self._runner.run, self._endpoint.aclose()).result()
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
 
 
 class LLMUser(ScriptedUser):
