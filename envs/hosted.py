@@ -72,7 +72,7 @@ class Hosted:
         return f"Call reset to begin an episode of {self._env_id}, then {calls} until a result says that it is over."
 
     def record_in(self, run: Run) -> None:
-        """Append each episode that ends to a run, under an id that is not there yet."""
+        """Append each episode that ends to a run, under an id that is not there yet; ``close`` closes the run, too."""
         self._run = run
         for episode in read_episodes(run.path, credit=False, images=False):
             self._attempts[episode.group] = max(self._attempts[episode.group], episode.attempt + 1)
@@ -140,6 +140,8 @@ class Hosted:
         """Give up what is under way and close the environment."""
         self.close_episode()
         self._env.close()
+        if self._run is not None:
+            self._run.withdraw()
 
     def _record(self) -> None:
         if self._run is not None and self._env.episode.turns:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from base64 import b64encode
@@ -78,11 +79,20 @@ class EnvServer:
         )
 
     def serve_stdio(self) -> None:
-        """Serve on standard input and output until the input ends; whatever else is printed goes to standard error."""
+        """Serve on standard input and output until the input ends; whatever else is printed goes to standard error.
+
+        SIGINT and SIGTERM end the process.
+        """
         from mcp.server.stdio import stdio_server
+
+        def leave(number: int) -> None:
+            self._thread.submit(self._hosted.close).result()
+            os._exit(128 + number)  # the thread that waits for input would keep the interpreter
 
         async def serve() -> None:
             server = self.server()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, leave, number)
             async with stdio_server() as (reads, writes):
                 await server.run(reads, writes, server.create_initialization_options())
 

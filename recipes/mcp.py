@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from milepost.recipes.console import did_you_mean, parse, read_option
+
+if TYPE_CHECKING:
+    from milepost.envs.hosted import Hosted
 
 
 @dataclass
@@ -44,19 +47,20 @@ def command(argv: Sequence[str]) -> int:
     from milepost.envs.mcp_server import PATH, EnvServer, bound
 
     options = dict(read_option(text) for text in args.option)
-    with ExitStack() as stack:
-        sock = stack.enter_context(bound(args.host, args.port)) if args.transport == "http" else None
-        server = EnvServer(lambda: _host(args, options, stack), f"milepost {args.env}")
-        if sock is None:
-            server.serve_stdio()
-        else:
-            url = f"http://{args.host}:{sock.getsockname()[1]}{PATH}"
-            print(f"milepost: serving {args.env} at {url}", file=sys.stderr, flush=True)
-            server.serve_http(args.host, sock)
+    make = partial(_host, args, options)
+    if args.transport == "stdio":
+        EnvServer(make).serve_stdio()
+        return 0
+    with bound(args.host, args.port) as sock:
+        server = EnvServer(make)
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        url = f"http://{host}:{sock.getsockname()[1]}{PATH}"
+        print(f"milepost: serving {args.env} at {url}", file=sys.stderr, flush=True)
+        server.serve_http(args.host, sock)
     return 0
 
 
-def _host(args: Args, options: dict[str, Any], stack: ExitStack) -> Any:
+def _host(args: Args, options: dict[str, Any]) -> Hosted:
     """Make the environment, and open the run folder where one is asked for."""
     from milepost.envs.hosted import Hosted
     from milepost.envs.make import make
@@ -67,9 +71,7 @@ def _host(args: Args, options: dict[str, Any], stack: ExitStack) -> Any:
         task = args.task if args.split is None else _task(env, args.split, args.seed, args.task)
         hosted = Hosted(env, args.seed, task)
         if args.out is not None:
-            run = Run.open(args.out, "mcp", {"env": args.env, "options": options}, resume=True)
-            stack.callback(run.withdraw)
-            hosted.record_in(run)
+            hosted.record_in(Run.open(args.out, "mcp", {"env": args.env, "options": options}, resume=True))
     except BaseException:
         env.close()
         raise

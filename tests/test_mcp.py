@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -84,6 +85,28 @@ def talk(server: Any, calls: list[tuple[str, dict[str, Any]]], mode: str = "auto
     return asyncio.run(run())
 
 
+def started(server: Any) -> subprocess.Popen[str]:
+    words, pipe = [server.command, *server.args], subprocess.PIPE
+    return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=os.environ | server.env)
+
+
+def asked(process: subprocess.Popen[str], calls: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the lines that answer the handshake, which has the id 0, and each call."""
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    requests: list[dict[str, Any]] = [{"id": 0, "method": "initialize", "params": about}]
+    requests += [{"method": "tools/call", "params": {"name": name, "arguments": a}} for name, a in calls]
+    answers = []
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for i, request in enumerate(requests):
+        process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": i} | request) + "\n")
+        if i == 0:
+            process.stdin.write('{"jsonrpc": "2.0", "method": "notifications/initialized"}\n')
+        process.stdin.flush()
+        answers.append(json.loads(process.stdout.readline()))
+    return answers
+
+
 def texts(result: Any) -> list[str]:
     return [part.text for part in result.content if part.type == "text"]
 
@@ -134,15 +157,25 @@ def test_the_official_client_calls_the_tools_of_an_environment_over_streamable_h
 def test_nothing_but_the_protocol_is_written_to_standard_output(tmp_path: Path):
     (tmp_path / "noisy_env.py").write_text(NOISY)
     server = over_stdio("noisy_env:noisy/Shop-v0", path=tmp_path)
-    ask = '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "reset", "arguments": {}}}\n'
-    words = [server.command, *server.args]
-    out = subprocess.run(
-        words, input=ask, capture_output=True, text=True, env=os.environ | server.env, check=True, timeout=60
-    )
-    assert out.stderr.splitlines()[:2] == ["loading", "from a program"]
-    assert [line[:1] for line in out.stdout.splitlines()] == ["{"]
-    _, results = talk(server, VISIT)
-    assert results[5].structured_content["success"] is True
+    with started(server) as process:
+        answers = asked(process, VISIT)
+        rest, errors = process.communicate(timeout=60)
+    assert [answer["id"] for answer in answers] == list(range(7))
+    assert rest == ""
+    printed = ["loading", "from a program", *["stepping", "from a program"] * 5]
+    assert [line for line in errors.splitlines() if line in printed] == printed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_though_its_input_stays_open_and_what_was_played_is_kept(number: int, tmp_path: Path):
+    server = over_stdio(LADDER, "--out", str(tmp_path / "run"))
+    with started(server) as process:
+        answers = asked(process, CLIMB[:2])
+        assert "rung 1 of 5" in answers[2]["result"]["content"][0]["text"]
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    (episode,) = read_episodes(tmp_path / "run")
+    assert (episode.stop, len(episode.turns)) == (Stop.CANCELLED, 1)
 
 
 def test_pictures_reach_the_client_as_images():
@@ -218,12 +251,11 @@ def test_what_an_environment_raises_is_recorded_as_failed_and_never_scored(error
 def test_a_run_folder_is_appended_to_and_no_id_comes_twice(tmp_path: Path):
     for _ in range(2):
         hosted = Hosted(make(LADDER), seed=7)
-        with Run.open(tmp_path, "mcp", resume=True) as run:
-            hosted.record_in(run)
-            hosted.call("reset", {})
-            for name, arguments in [*CLIMB, ("reset", {}), ("act", {"text": "rest"})]:
-                hosted.call(name, arguments)
-            hosted.close()
+        hosted.record_in(Run.open(tmp_path, "mcp", resume=True))
+        hosted.call("reset", {})
+        for name, arguments in [*CLIMB, ("reset", {}), ("act", {"text": "rest"})]:
+            hosted.call(name, arguments)
+        hosted.close()
     ids = [episode.id for episode in read_episodes(tmp_path)]
     assert ids == ["mcp/oak 5:0", "mcp/7:1", "mcp/oak 5:1", "mcp/7:3"]  # 7:0 and 7:2 took no turn
 
