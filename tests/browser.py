@@ -43,6 +43,7 @@ class Watched:
             offline=True, viewport={"width": width, "height": height}, color_scheme=scheme
         )
         self.page = self.context.new_page()
+        self.page.set_default_timeout(10_000)
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
@@ -52,7 +53,7 @@ class Watched:
     def open(self, file: Path, hash: str = "") -> Any:
         """Open a view from disk; return when it can be used."""
         self.page.goto(file.resolve().as_uri() + hash)
-        self.page.wait_for_function("document.documentElement.dataset.ready === 'yes'")
+        self.page.wait_for_selector("html[data-ready=yes]", state="attached")
         return self.page
 
     def close(self) -> None:

@@ -35,8 +35,17 @@ def test_the_index_has_the_numbers_of_the_run(tmp_path):
     (about,) = index["runs"]
     # 2 of 3 solved, z = 1.96: center (2 + 1.9207) / 6.8415, half 1.96 sqrt(2 / 3 + 0.9604) / 6.8415
     assert about["whole"] | {"low": 0, "high": 0} == {
-        **{"policy": None, "split": "", "entry": "", "episodes": 4, "counted": 3, "solved": 2, "failed": 1},
-        **{"turns": 12, "success": 2 / 3, "low": 0, "high": 0},
+        "policy": None,
+        "split": "",
+        "entry": "",
+        "episodes": 4,
+        "counted": 3,
+        "solved": 2,
+        "failed": 1,
+        "turns": 12,
+        "success": 2 / 3,
+        "low": 0,
+        "high": 0,
     }
     assert (about["whole"]["low"], about["whole"]["high"]) == pytest.approx((0.2077, 0.9385), abs=1e-4)
     assert [t["entry"] for t in about["tallies"]] == ["door", "gate"]

@@ -37,5 +37,6 @@ def test_the_wheel_has_every_module_and_the_licence(installed, tmp_path):
     shipped = set(run(installed, "-c", code, cwd=tmp_path).splitlines())
     packages = ["envs", "agents", "credit", "sandbox", "recipes"]
     ours = {f"milepost/{p.relative_to(ROOT)}" for package in packages for p in (ROOT / package).rglob("*.py")}
+    ours |= {f"milepost/{p.relative_to(ROOT)}" for p in (ROOT / "recipes/report/viewer").iterdir()}
     assert ours <= shipped
     assert any(name.endswith("licenses/LICENSE") for name in shipped)

@@ -11,7 +11,7 @@ HOSTILE = [
     "</script><script>window.pwned=1</script>",
     "<img src=x onerror=window.pwned=1> <svg onload=window.pwned=1>",
     "javascript:window.pwned=1 <a href='javascript:window.pwned=1'>x</a> <!-- --> ]]> {{script}} ${window.pwned=1}",
-    "lone \ud800 surrogate, nul \0, ansi \x1b[31mred\x1b[0m, lines \u2028 \u2029, rtl \u202etxt.exe\u202c, tag \U000e0041",
+    "lone \ud800, nul \0, ansi \x1b[31mred\x1b[0m, ends \u2028 \u2029, rtl \u202etxt.exe\u202c, tag \U000e0041",
     "one megabyte " + "0123456789abcdef" * 65_536 + " its end",
 ]
 
@@ -44,12 +44,12 @@ def hostile(path: Path) -> Path:
 
 def played(number: int, *, won: bool, policy: str, n_turns: int = 3, env: str = "Door", stop: Stop = Stop.TERMINATED):
     turns = [Turn(f"You see door {t} of house {number}.", Action("open door")) for t in range(n_turns)]
+    turns[-1].action = Action("leave" if won else "wait")
     for t, turn in enumerate(turns):
         turn.info["valid"] = t != 1
         turn.action.usage = Usage(prompt=100 * (t + 1), completion=10, cost=0.001)
         turn.action.tokens = tokens(2)
         turn.credit = {"gain": 0.25 * t - 0.25, "kl": np.array([0.5, -1.0], np.float32), "late": None if t else 0.0}
-    turns[-1].action.text = "leave" if won else "wait"
     if stop.counts:
         turns[-1].info["outcome"] = float(won)
     return Episode(

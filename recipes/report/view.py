@@ -168,9 +168,9 @@ def _pair(pages: Pages, sources: Sequence[_Source]) -> str | None:
                 if "pair" not in row and (like := theirs.get(keys[level])) is not None:
                     row["pair"], page.rows[1][like]["pair"] = like, place
         for row in page.rows[0]:
-            both = (row["success"], page.rows[1][row["pair"]]["success"]) if "pair" in row else (None, None)
-            if both[0] is not None and both[1] is not None:
-                outcomes.append(both)
+            before, after = row["success"], page.rows[1][row["pair"]]["success"] if "pair" in row else None
+            if before is not None and after is not None:
+                outcomes.append((before, after))
     return str(paired([a for a, _ in outcomes], [b for _, b in outcomes])) if outcomes else None
 
 

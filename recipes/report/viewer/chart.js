@@ -4,6 +4,10 @@ const NUMBERED = 40; // more turns than this are numbered every fifth or more
 
 // Return [{label, values, sums, total, kind}] in order of appearance; undefined and null: never judged.
 function seriesOf(record) {
+  return (record.series ??= seriesMade(record));
+}
+
+function seriesMade(record) {
   const labels = new Map();
   record.turns.forEach((turn, t) => {
     for (const [label, value] of turn.credit || []) {
@@ -35,7 +39,7 @@ function chart(record, gap, goTo) {
   const series = seriesOf(record);
   const n = record.turns.length;
   if (!series.length || !n)
-    return el("p", { class: "quiet" }, "No credit was assigned in this episode, and no turn was rewarded.");
+    return quiet("No credit was assigned in this episode, and no turn was rewarded.");
   const below = series.some((row) => row.heights.concat(row.sums).some((value) => value < 0));
   const node = el("div", { class: "chart", role: "group", "aria-label": "What every turn earned, by method" });
   node.style.setProperty("--turns", n);

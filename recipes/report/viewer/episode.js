@@ -3,13 +3,15 @@
 function episodeView(sides, goTo) {
   const node = el("article", { class: sides.length > 1 ? "two" : "one" });
   const column = (make) => el("div", { class: "columns-of-episodes" }, sides.map((side) => make(side)));
-  node.append(column((side) => el("div", { class: "head" }, side ? head(side, goTo) : el("p", { class: "quiet" }, "The other run has no such episode."))));
+  const absent = () => quiet("The other run has no such episode.");
+  node.append(column((side) => el("div", { class: "head" }, side ? head(side, goTo) : absent())));
   const n = Math.max(...sides.map((side) => (side ? side.record.turns.length : 0)));
   const parting = sides.length > 1 && sides.every(Boolean) ? firstUnlike(sides.map((side) => side.record)) : -1;
   for (let t = 0; t < n; t++) {
     if (t === parting) node.append(el("p", { class: "parting" }, `The two act differently from turn ${t} on`));
     const cells = sides.map((side) => (side && t < side.record.turns.length ? turnView(side, t) : el("div", { class: "absent" })));
-    node.append(el("div", { class: "columns-of-episodes turn-row", id: `turn-${t}`, "data-turn": t, tabindex: -1, "aria-label": `turn ${t}` }, cells));
+    const props = { id: `turn-${t}`, "data-turn": t, tabindex: -1, role: "group", "aria-label": `turn ${t}` };
+    node.append(el("div", { class: "columns-of-episodes turn-row", ...props }, cells));
   }
   node.append(column((side) => el("div", { class: "end" }, side ? ending(side) : null)));
   return node;
@@ -43,7 +45,7 @@ function head({ row, record, name }, goTo) {
     if (object && Object.keys(object).length) folded.push(details(title, () => table(object)));
   return [
     name ? el("p", { class: "side-name" }, plain(name)) : null,
-    el("h2", { dir: "auto" }, ...visible(String(row.task ?? `seed ${row.seed}`))),
+    el("h2", { dir: "auto" }, ...visible(task(row))),
     el("p", { class: "verdict-line" }, badge(row), el("code", { title: "id of the episode" }, `#${row.number} ${plain(row.id)}`)),
     el("p", { class: "chips" }, facts.map(([value, title]) => el("span", { title }, plain(value)))),
     folded.length ? el("div", { class: "folds" }, folded) : null,
@@ -53,21 +55,30 @@ function head({ row, record, name }, goTo) {
 }
 
 function badge(row) {
-  const outcome = typeof row.outcome === "number" ? `, outcome ${number(row.outcome)}` : row.outcome ? ", " + Object.entries(row.outcome).map(([who, value]) => `${plain(who)} ${number(value)}`).join("  ") : "";
-  const word = row.success === true ? "solved" : row.success === false ? "not solved" : row.stop === null ? "not ended" : row.stop === "failed" || row.stop === "cancelled" ? row.stop : "ended";
+  let outcome = "";
+  if (typeof row.outcome === "number") outcome = `, outcome ${number(row.outcome)}`;
+  else if (row.outcome) outcome = ", " + Object.entries(row.outcome).map(([who, value]) => `${plain(who)} ${number(value)}`).join("  ");
+  let word = row.stop === null ? "not ended" : isBroken(row) ? row.stop : "ended";
+  if (row.success !== null) word = row.success ? "solved" : "not solved";
   const how = row.stop && row.stop !== word ? `, ${row.stop}` : "";
   return el("span", { class: `badge ${kindOf(row)}` }, `${word}${outcome}${how}, ${many(row.turns, "turn")}`);
 }
 
+function isBroken(row) {
+  return row.stop === "failed" || row.stop === "cancelled";
+}
+
 function kindOf(row) {
   if (row.success === true) return "won";
-  if (row.stop === "failed" || row.stop === "cancelled" || row.stop === null) return "broken";
+  if (isBroken(row) || row.stop === null) return "broken";
   return row.success === false ? "lost" : "even";
 }
 
 function failure(record) {
   const lines = String(record.failure || "").trim().split("\n");
-  return el("div", { class: "failure", role: "note" }, el("strong", null, "The machine failed; this episode is never scored. "), block(lines[lines.length - 1]), lines.length > 1 ? details("Traceback", () => block(record.failure)) : null);
+  const whole = lines.length > 1 ? details("Traceback", () => block(record.failure)) : null;
+  const said = el("strong", null, "The machine failed; this episode is never scored. ");
+  return el("div", { class: "failure", role: "note" }, said, block(lines[lines.length - 1]), whole);
 }
 
 function turnView(side, t) {
@@ -88,17 +99,25 @@ function turnView(side, t) {
     act.finish && act.finish !== "stop" && act.finish !== "calls" ? el("span", { class: "flag bad" }, `cut: ${plain(act.finish)}`) : null,
     disagree ? el("span", { class: "flag gap" }, "methods disagree here") : null,
   ];
+  const of = side.name ? el("span", { class: "of" }, plain(side.name)) : null;
   const content = el("div", { class: "said" });
   content.append(...seen(turn.observation, askedBefore(record, t)));
-  if (turn.view) content.append(part("shown", el("p", { class: "quiet" }, dropped(turn.view, t)), turn.view.summary ? details("Summary that was shown", () => block(turn.view.summary)) : null));
-  if (act.reasoning) content.append(part("thought", details(`Reasoning, ${size(act.reasoning.length)}`, () => block(act.reasoning, "thought"), act.reasoning.length < 400)));
-  if (turn.action || !(act.calls || []).length) content.append(part("did", turn.action ? block(turn.action, "action") : el("p", { class: "quiet" }, "an empty message")));
+  if (turn.view) {
+    const summary = turn.view.summary ? details("Summary that was shown", () => block(turn.view.summary)) : null;
+    content.append(part("shown", quiet(dropped(turn.view, t)), summary));
+  }
+  if (act.reasoning) {
+    const title = `Reasoning, ${size(act.reasoning.length)}`;
+    content.append(part("thought", details(title, () => block(act.reasoning, "thought"), act.reasoning.length < 400)));
+  }
+  if (turn.action || !(act.calls || []).length)
+    content.append(part("did", turn.action ? block(turn.action, "action") : quiet("an empty message")));
   if (act.move !== undefined && act.move !== null) content.append(part("move", block(act.move, "action")));
   if ((act.calls || []).length) content.append(part("called", calls(record, t)));
   return el(
     "section",
     { class: `turn${disagree ? " gap" : ""}` },
-    el("header", null, el("h3", null, `Turn ${t}`), flags, el("span", { class: "facts-line" }, facts.join("  \u00b7  "))),
+    el("header", null, el("h3", null, `Turn ${t}`), of, flags, el("span", { class: "facts-line" }, facts.join("  \u00b7  "))),
     content,
     earned(record, t, info),
   );
@@ -109,14 +128,17 @@ function part(word, ...content) {
 }
 
 function dropped(view, t) {
-  const spans = (view.turns || [[0, t]]).filter(([from, to]) => to > from).map(([from, to]) => (to - from === 1 ? `${from}` : `${from}\u2013${to - 1}`));
-  return `Of the history before it the agent was shown ${spans.length ? `turns ${spans.join(", ")}` : "no turn"}${view.summary ? " and a summary" : ""}.`;
+  const spans = (view.turns || [[0, t]]).filter(([from, to]) => to > from);
+  const named = spans.map(([from, to]) => (to - from === 1 ? `${from}` : `${from}\u2013${to - 1}`));
+  const turns = named.length ? `turns ${named.join(", ")}` : "no turn";
+  return `Of the history before it the agent was shown ${turns}${view.summary ? " and a summary" : ""}.`;
 }
 
 function pictures(images) {
   return (images || []).map((image) => {
     const source = image && image.$image ? pictureSource(image.$image) : null;
-    return source ? el("img", { src: source, alt: "what was seen", loading: "lazy" }) : el("p", { class: "quiet" }, "A picture that is missing from the run's folder.");
+    if (!source) return quiet("A picture that is missing from the run's folder.");
+    return el("img", { src: source, alt: "what was seen", loading: "lazy" });
   });
 }
 
@@ -127,11 +149,15 @@ function seen(observation, asked) {
   const results = Array.isArray(observation.results) ? observation.results : [];
   const nodes = [];
   for (const result of results.filter((answer) => !asked.has(answer.id)))
-    nodes.push(el("p", { class: "quiet" }, `result of ${plain(result.id)}`), block(result.text ?? ""), ...pictures(result.image ? [result.image] : []));
+    nodes.push(quiet(`result of ${plain(result.id)}`), ...answered(result));
   if (typeof observation.text === "string") nodes.push(block(observation.text));
   nodes.push(...pictures(observation.images));
   if (!nodes.length && results.length) return [];
-  return [part("saw", nodes.length ? nodes : el("p", { class: "quiet" }, "nothing"))];
+  return [part("saw", nodes.length ? nodes : quiet("nothing"))];
+}
+
+function answered(result) {
+  return [block(result.text ?? ""), ...pictures(result.image ? [result.image] : [])];
 }
 
 function askedBefore(record, t) {
@@ -162,9 +188,15 @@ function calls(record, t) {
     } catch {
       broken = true;
     }
-    const asked = el("div", { class: "asked" }, el("p", null, el("b", null, plain(name)), " ", el("small", { title: "id of the call" }, plain(id)), broken ? el("span", { class: "flag bad" }, "not JSON") : null), block(shown, "action"));
-    const answer = result ? [block(result.text ?? ""), ...pictures(result.image ? [result.image] : [])] : [el("p", { class: "quiet" }, "no result was recorded")];
-    return el("div", { class: "call" }, asked, el("div", { class: "answered" }, el("p", null, el("small", null, "result")), answer));
+    const flag = broken ? el("span", { class: "flag bad" }, "not JSON") : null;
+    const title = el("p", null, el("b", null, plain(name)), " ", el("small", { title: "id of the call" }, plain(id)), flag);
+    const answer = result ? answered(result) : quiet("no result was recorded");
+    return el(
+      "div",
+      { class: "call" },
+      el("div", { class: "asked" }, title, block(shown, "action")),
+      el("div", { class: "answered" }, el("p", null, el("small", null, "result")), answer),
+    );
   });
 }
 
@@ -177,7 +209,8 @@ function earned(record, t, info) {
   const scale = Math.max(...parts.map(([, value]) => Math.abs(Number(value)) || 0)) || 1;
   const node = el("aside", { class: "earned", "aria-label": `What turn ${t} earned` });
   if (rows.length) node.append(el("h4", null, "earned"), ...rows);
-  if (parts.length) node.append(el("h4", null, "components"), ...parts.map(([name, value]) => measure(name, value, typeof value === "number" ? value / scale : null)));
+  const measured = parts.map(([name, value]) => measure(name, value, typeof value === "number" ? value / scale : null));
+  if (parts.length) node.append(el("h4", null, "components"), ...measured);
   const rest = Object.fromEntries(Object.entries(info).filter(([key]) => key !== "reward_components"));
   if (Object.keys(rest).length) node.append(details(`info: ${Object.keys(rest).map(plain).join(", ")}`, () => table(rest), false, "info"));
   return node;
@@ -192,12 +225,13 @@ function measure(label, value, share) {
   const tokens = perToken ? many(value.n, "token") : "";
   const text = value === null || value === undefined ? "never judged" : number(value, true);
   const figure = perToken ? number(value.sum, true) : text;
-  return el("div", { class: "measure", title: `${plain(label)}: ${text}` }, el("span", { class: "label" }, plain(label), tokens ? el("small", null, ` ${tokens}`) : null), bar, el("span", { class: "value" }, figure));
+  const name = el("span", { class: "label" }, plain(label), tokens ? el("small", null, ` ${tokens}`) : null);
+  return el("div", { class: "measure", title: `${plain(label)}: ${text}` }, name, bar, el("span", { class: "value" }, figure));
 }
 
 function ending({ record, row }) {
   const node = el("section", { class: "turn last" }, el("header", null, el("h3", null, "End"), badge(row)));
-  const content = el("div", { class: "said" }, ...seen(record.last, askedBefore(record, record.turns.length)));
-  node.append(content);
+  const content = seen(record.last, askedBefore(record, record.turns.length));
+  if (content.length) node.append(el("div", { class: "said" }, content));
   return node;
 }

@@ -6,8 +6,10 @@ let index = null;
 let facets = [];
 
 const two = () => index.runs.length > 1;
-const task = (row) => String(row.task ?? `seed ${row.seed}`);
+const task = (row) => String(row.task ?? (row.seed === null ? row.id : `seed ${row.seed}`));
 const other = (row) => (row.pair === undefined ? null : index.rows[1 - row.run][row.pair]);
+
+const NAMED = ["entry", "environment", "policy", "split"]; // named in a row where they differ
 
 const PAIRS = [
   ["both solved", (a, b) => a && b],
@@ -15,6 +17,12 @@ const PAIRS = [
   ["only the second solved", (a, b) => a === false && b],
   ["neither solved", (a, b) => a === false && b === false],
 ];
+
+function pairing(row) {
+  const like = other(row);
+  if (!like) return `only in ${index.runs[row.run].name}`;
+  return (PAIRS.find(([, test]) => test(row.success, like.success)) || ["not counted"])[0];
+}
 
 // Return [name, text of a row] for every property that splits the episodes.
 function facetsOf() {
@@ -26,10 +34,11 @@ function facetsOf() {
     ["split", (row) => row.split],
     ["policy", (row) => row.policy ?? "none"],
   ];
-  if (two()) named.unshift(["pair", (row) => (other(row) ? (PAIRS.find(([, test]) => test(row.success, other(row).success)) || ["not counted"])[0] : `only in ${index.runs[row.run].name}`)]);
+  if (two()) named.unshift(["pair", pairing]);
   const sets = named.map(([name, get]) => ({ name, get, values: [...new Set(state.rows.map(get))].sort(), value: "" }));
   const splits = sets.filter((facet) => facet.values.length > 1);
-  const alike = (a, b) => a.values.length === b.values.length && new Set(state.rows.map((row) => json([a.get(row), b.get(row)]))).size === a.values.length;
+  const joint = (a, b) => new Set(state.rows.map((row) => json([a.get(row), b.get(row)]))).size;
+  const alike = (a, b) => a.values.length === b.values.length && joint(a, b) === a.values.length;
   return splits.filter((facet, i) => !splits.slice(0, i).some((before) => alike(before, facet)));
 }
 
@@ -54,7 +63,8 @@ function sorts() {
     ["gap", "disagreement of methods", (row) => (row.gap ? row.gap[1] : null)],
   ];
   if (two()) plainSorts.push(["change", "change of outcome", (row) => (other(row) ? (other(row).outcome ?? 0) - (row.outcome ?? 0) : null)]);
-  const credit = [...labels].map((label) => ["credit " + label, `sum of ${plain(label)}`, (row) => (row.credit.find(([name]) => name === label) || [])[1] ?? null]);
+  const sum = (row, label) => (row.credit.find(([name]) => name === label) || [])[1] ?? null;
+  const credit = [...labels].map((label) => ["credit " + label, `sum of ${plain(label)}`, (row) => sum(row, label)]);
   return [...plainSorts.filter(([key, , get]) => key === "number" || new Set(state.rows.map(get)).size > 1), ...credit];
 }
 
@@ -70,7 +80,9 @@ function startList() {
   });
   const sort = el("select", { id: "sort", "aria-label": "Sort by" }, sorts().map(([key, name]) => el("option", { value: key }, `by ${name}`)));
   sort.onchange = () => sortBy(sort.value, false);
-  const turn = el("button", { id: "direction", type: "button", title: "Turn the order round", "aria-label": "Turn the order round", onclick: () => sortBy(state.sort, !state.down) }, "\u2191");
+  const name = "Turn the order round";
+  const turn = el("button", { id: "direction", type: "button", title: name, "aria-label": name }, "\u2191");
+  turn.onclick = () => sortBy(state.sort, !state.down);
   document.getElementById("facets").replaceChildren(...boxes, el("span", { class: "sorting" }, sort, turn));
   const search = document.getElementById("search");
   const deep = document.getElementById("deep");
@@ -91,10 +103,12 @@ async function searchTexts() {
   state.hits = null;
   if (!state.deep || !state.query) return refresh();
   const hits = new Set();
+  const shown = document.getElementById("shown");
+  shown.setAttribute("aria-busy", "true");
   const all = two() ? [...state.rows, ...state.rows.map(other).filter(Boolean)] : state.rows;
   const sorted = [...all].sort((a, b) => a.chunk - b.chunk);
   for (const [i, row] of sorted.entries()) {
-    if (i % 100 === 0) document.getElementById("shown").textContent = `Searching the texts: ${i} of ${sorted.length}`;
+    if (i % 100 === 0) shown.textContent = `Searching the texts: ${i} of ${sorted.length}`;
     const words = wordsOf(await recordOf(row));
     if (own !== searches) return;
     if (words.includes(state.query)) hits.add(row.id);
@@ -124,7 +138,9 @@ function refresh() {
   keyed.sort(([a, x], [b, y]) => {
     const missing = (a === null || a === undefined) - (b === null || b === undefined);
     if (missing) return missing; // what has no value is last in either order
-    if (a !== null && a !== b) return sign * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
+    const words = typeof a === "string" || typeof b === "string";
+    if (a !== b && words) return sign * String(a).localeCompare(String(b), "en", { numeric: true });
+    if (a !== b && a !== null) return sign * (a - b);
     return x.run - y.run || x.number - y.number;
   });
   state.shown = keyed.map(([, row]) => row);
@@ -136,9 +152,14 @@ function refresh() {
   const counted = state.shown.filter((row) => row.success !== null);
   const won = counted.filter((row) => row.success).length;
   const [low, high] = wilson(won, counted.length);
-  const share = counted.length ? `; ${two() ? `${index.runs[0].name}: ` : ""}solved ${won} of ${counted.length}, ${percent(won / counted.length)} [${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}]` : "";
-  const clear = state.query || facets.some((facet) => facet.value) ? el("button", { type: "button", class: "link", onclick: clearFilters }, "clear") : "";
-  document.getElementById("shown").replaceChildren(`${many(state.shown.length, "episode")}${share} `, clear);
+  const whose = two() ? `${index.runs[0].name}: ` : "";
+  const band = `${percent(won / counted.length)} [${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}]`;
+  const share = counted.length ? `; ${whose}solved ${won} of ${counted.length}, ${band}` : "";
+  const filtered = state.query || facets.some((facet) => facet.value);
+  const clear = filtered ? el("button", { type: "button", class: "link", onclick: clearFilters }, "clear") : "";
+  const told = document.getElementById("shown");
+  told.removeAttribute("aria-busy");
+  told.replaceChildren(`${many(state.shown.length, "episode")}${share} `, clear);
 }
 
 function clearFilters() {
@@ -155,7 +176,9 @@ function heads() {
     : [["number", "#"], ["task", "task"], ["outcome", "outcome"], ["turns", "turns"]];
   const nodes = cells.map(([key, name]) => {
     const sorted = state.sort === key ? (state.down ? "descending" : "ascending") : "none";
-    const button = el("button", { type: "button", tabindex: -1, onclick: () => sortBy(key, state.sort === key && !state.down) }, name, sorted === "none" ? "" : state.down ? " \u2193" : " \u2191");
+    const arrow = sorted === "none" ? "" : state.down ? " \u2193" : " \u2191";
+    const button = el("button", { type: "button", tabindex: -1 }, name, arrow);
+    button.onclick = () => sortBy(key, state.sort === key && !state.down);
     return el("span", { role: "columnheader", class: `cell ${key}`, "aria-sort": sorted }, button);
   });
   document.getElementById("heads").replaceChildren(el("div", { role: "row", class: "row" + (two() ? " pair" : "") }, nodes));
@@ -166,11 +189,11 @@ function heads() {
 function draw() {
   const list = document.getElementById("list");
   const rows = document.getElementById("rows");
-  rows.style.height = `${state.shown.length * ROW}px`;
+  rows.style.height = state.shown.length ? `${state.shown.length * ROW}px` : "auto";
   const from = Math.max(0, Math.floor(list.scrollTop / ROW) - 6);
   const to = Math.min(state.shown.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 6);
   rows.replaceChildren(...state.shown.slice(from, to).map((row, i) => rowView(row, from + i)));
-  if (!state.shown.length) rows.replaceChildren(el("p", { class: "quiet" }, "No episode is like that."));
+  if (!state.shown.length) rows.replaceChildren(quiet("No episode is like that."));
   const at = state.shown.indexOf(state.open);
   if (at >= from && at < to) list.setAttribute("aria-activedescendant", `row-${at}`);
   else list.removeAttribute("aria-activedescendant");
@@ -179,25 +202,29 @@ function draw() {
 function rowView(row, at) {
   const like = two() ? other(row) : null;
   const sides = row.run ? [null, row] : [row, like];
-  const dot = (side) => el("span", { role: "gridcell", class: "cell outcome" }, side ? [el("i", { class: `dot ${kindOf(side)}` }), mark(side)] : "\u2013");
-  const varies = (name) => facets.some((facet) => facet.name === name);
-  const small = ["entry", "environment", "policy", "split"].filter(varies).map((name) => facets.find((facet) => facet.name === name).get(row));
-  if (state.attempts) small.push(`attempt ${row.attempt}`);
+  const cell = (kind, ...content) => el("span", { role: "gridcell", class: `cell ${kind}` }, content);
+  const dot = (side) => cell("outcome", side ? [el("i", { class: `dot ${kindOf(side)}` }), mark(side)] : "\u2013");
+  const small = state.attempts ? [`attempt ${row.attempt}`] : [];
+  for (const facet of facets) if (NAMED.includes(facet.name) && !(two() && facet.name === "policy")) small.push(facet.get(row));
   if (row.stop && row.stop !== "terminated") small.push(row.stop);
   const cells = [
-    el("span", { role: "gridcell", class: "cell number" }, String(row.number)),
-    el("span", { role: "gridcell", class: "cell task", title: `${plain(task(row))}\n${plain(row.id)}` }, el("b", { dir: "auto" }, plain(task(row))), el("small", null, plain(small.join("  \u00b7  ") || row.entry))),
+    cell("number", String(row.number)),
+    cell("task", el("b", { dir: "auto", title: plain(row.id) }, plain(task(row))), el("small", null, plain(small.join("  \u00b7  ") || row.entry))),
     dot(sides[0]),
     two() ? dot(sides[1]) : null,
-    el("span", { role: "gridcell", class: "cell turns" }, two() ? sides.map((side) => (side ? side.turns : "\u2013")).join(" / ") : String(row.turns)),
+    cell("turns", two() ? sides.map((side) => (side ? side.turns : "\u2013")).join(" / ") : String(row.turns)),
   ];
   const open = state.open === row;
-  const node = el("div", { role: "row", id: `row-${at}`, class: `row${open ? " open" : ""}${two() ? " pair" : ""}`, "aria-selected": open, "aria-rowindex": at + 2, onclick: () => openRow(row) }, cells);
+  const kind = `row${open ? " open" : ""}${two() ? " pair" : ""}`;
+  const node = el("div", { role: "row", id: `row-${at}`, class: kind, "aria-selected": open, "aria-rowindex": at + 2 }, cells);
+  node.onclick = () => openRow(row);
   node.style.top = `${at * ROW}px`;
   return node;
 }
 
 function mark(row) {
-  const word = row.stop === "failed" || row.stop === "cancelled" ? row.stop : typeof row.outcome === "number" ? number(row.outcome) : row.success === null ? "\u2013" : row.success ? "yes" : "no";
+  let word = row.success === null ? "\u2013" : row.success ? "yes" : "no";
+  if (typeof row.outcome === "number") word = number(row.outcome);
+  if (isBroken(row)) word = row.stop;
   return el("span", { title: `${row.success === null ? "not counted" : row.success ? "solved" : "not solved"}, ${row.stop ?? "not ended"}` }, word);
 }

@@ -9,10 +9,11 @@ const HIDDEN =
 function el(tag, props, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props || {})) {
-    if (value === null || value === undefined || value === false) continue;
+    const aria = key.startsWith("aria-"); // there "false" is said
+    if (value === null || value === undefined || (value === false && !aria)) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (key === "class") node.className = value;
-    else node.setAttribute(key, value === true ? "" : String(value));
+    else node.setAttribute(key, value === true && !aria ? "" : String(value));
   }
   node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
@@ -29,7 +30,8 @@ function escaped(run) {
   return [...run]
     .map((c) => {
       const code = c.codePointAt(0);
-      return code < 0x100 ? "\\x" + code.toString(16).padStart(2, "0") : "\\u" + code.toString(16).padStart(4, "0");
+      const hex = code.toString(16);
+      return code < 0x100 ? "\\x" + hex.padStart(2, "0") : code < 0x10000 ? "\\u" + hex.padStart(4, "0") : `\\u{${hex}}`;
     })
     .join("");
 }
@@ -105,6 +107,10 @@ function number(value, sign) {
   if (typeof value !== "number") return String(value);
   const digits = Math.abs(value) >= 1000 && Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(3)));
   return (sign && value >= 0 ? "+" : "") + digits;
+}
+
+function quiet(text) {
+  return el("p", { class: "quiet" }, text);
 }
 
 function percent(share) {

@@ -115,35 +115,48 @@ function theme(by) {
 
 function header() {
   const links = index.pages.map((page, i) => el("a", { href: page.file, "aria-current": i === index.page ? "page" : null }, String(i + 1)));
-  if (links.length > 1) document.getElementById("pages").replaceChildren("Page ", ...links, el("small", null, ` of ${many(index.runs[0].whole.episodes, "episode")}`));
-  const named = index.runs.map((run) => el("span", { class: "named" }, el("span", null, el("strong", null, plain(run.name)), share(run.whole)), el("small", null, [run.kind, run.status, ...run.policies.slice(0, 3), run.digest ? `settings ${run.digest}` : null].filter(Boolean).map(plain).join("  \u00b7  "))));
+  const all = el("small", null, ` of ${many(index.runs[0].whole.episodes, "episode")}`);
+  if (links.length > 1) document.getElementById("pages").replaceChildren("Page ", ...links, all);
+  const named = index.runs.map((run) => {
+    const facts = [run.kind, run.status, ...run.policies.slice(0, 3), run.digest ? `settings ${run.digest}` : null];
+    const name = el("span", null, el("strong", null, plain(run.name)), share(run.whole));
+    return el("span", { class: "named" }, name, el("small", null, facts.filter(Boolean).map(plain).join("  \u00b7  ")));
+  });
   document.getElementById("run").replaceChildren(...named);
 }
 
 function share(whole) {
   const title = "Share solved, with its Wilson interval of 95 %; failed and cancelled episodes are left out";
-  return el("span", { class: "share", title }, whole.counted ? [el("strong", null, percent(whole.success)), ` solved ${interval(whole)}`] : "nothing counted");
+  const solved = [el("strong", null, percent(whole.success)), ` solved ${interval(whole)}`];
+  return el("span", { class: "share", title }, whole.counted ? solved : "nothing counted");
 }
 
 function interval(share) {
-  return share.counted ? `[${(100 * share.low).toFixed(1)}, ${(100 * share.high).toFixed(1)}] of ${share.counted.toLocaleString("en")}` : "nothing counted";
+  if (!share.counted) return "nothing counted";
+  return `[${(100 * share.low).toFixed(1)}, ${(100 * share.high).toFixed(1)}] of ${share.counted.toLocaleString("en")}`;
 }
 
 function overview() {
   const parts = index.runs.map((run) => {
-    const rows = [...run.tallies].sort((a, b) => a.entry.localeCompare(b.entry) || a.split.localeCompare(b.split)).map((tally) => [tally.entry, tally.policy ?? "\u2013", tally.split, tally]);
-    const body = [...rows, ...(rows.length > 1 ? [["all", "", "", run.whole]] : [])].map(([entry, policy, split, tally]) =>
-      el("tr", null, [entry, policy, split].map((text) => el("td", null, plain(text))), [tally.episodes, percent(tally.success), interval(tally), tally.failed, tally.episodes ? (tally.turns / tally.episodes).toFixed(1) : "\u2013"].map((text) => el("td", { class: "figure" }, String(text)))),
-    );
+    const rows = [...run.tallies].sort((a, b) => a.entry.localeCompare(b.entry) || a.split.localeCompare(b.split));
+    if (rows.length > 1) rows.push({ ...run.whole, entry: "all", policy: "" });
+    const body = rows.map((tally) => {
+      const words = [tally.entry, tally.policy ?? "\u2013", tally.split].map((text) => el("td", null, plain(text)));
+      const turns = tally.episodes ? (tally.turns / tally.episodes).toFixed(1) : "\u2013";
+      const figures = [tally.episodes, percent(tally.success), interval(tally), tally.failed, turns];
+      return el("tr", null, words, figures.map((text) => el("td", { class: "figure" }, String(text))));
+    });
     const names = ["entry", "policy", "split", "episodes", "solved", "95 %", "failed", "turns"];
     const head = el("thead", null, el("tr", null, names.map((name) => el("th", { scope: "col" }, name))));
-    const folded = [["Settings", run.settings], ["Versions", run.versions], ...Object.entries(run.results)].filter(([, object]) => object && Object.keys(object).length);
+    const objects = [["Settings", run.settings], ["Versions", run.versions], ...Object.entries(run.results)];
+    const folded = objects.filter(([, object]) => object && Object.keys(object).length);
+    const unread = [el("strong", null, "Not everything could be read. "), el("ul", null, run.notes.map((note) => el("li", null, plain(note))))];
     return el(
       "section",
       { class: "overview" },
       el("h2", null, plain(run.name)),
-      el("p", { class: "quiet" }, `${plain(run.kind)}, ${plain(run.status)}; ${many(run.whole.episodes, "episode")}`),
-      run.notes.length ? el("div", { class: "failure", role: "note" }, el("strong", null, "Not everything could be read. "), el("ul", null, run.notes.map((note) => el("li", null, plain(note))))) : null,
+      quiet(`${plain(run.kind)}, ${plain(run.status)}; ${many(run.whole.episodes, "episode")}`),
+      run.notes.length ? el("div", { class: "failure", role: "note" }, unread) : null,
       el("div", { class: "card scrolling" }, el("table", { class: "tallies" }, head, el("tbody", null, body))),
       el("div", { class: "folds" }, folded.map(([title, object]) => details(plain(title), () => table(object)))),
     );
