@@ -41,7 +41,9 @@ class Connections:
         for name in ("httpcore2", "httpx2"):  # at DEBUG they write down headers, in which a server may repeat the key
             logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger(name).level))
         transport = _Pools(base_url, key, per_pool)
-        http = httpx2.AsyncClient(transport=transport, timeout=None, follow_redirects=True)
+        http = httpx2.AsyncClient(
+            transport=transport, timeout=httpx2.Timeout(None, connect=CONNECT_S), follow_redirects=True
+        )
         self._client = openai.AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, http_client=http)
 
     async def send(self, path: str, body: bytes | None, timeout_s: float) -> Reply | NoReply:

@@ -146,33 +146,39 @@ class Endpoint:
 
     async def _send(self, path: str, body: bytes | None, read: Callable[[Any, float], T], what: str) -> T | None:
         """Return what ``read`` makes of the reply; None where a filter refused the request."""
-        where = f"{self.base_url}{path}, {what}"
-        for n_tries in range(1, self.tries + 1):
-            await self._pace.turn()
-            began = time.monotonic()
-            reply = parsed(await self._connections().send(path, body, self.timeout_s))
-            if not isinstance(reply, Failure):
-                try:
-                    answer = read(reply, time.monotonic() - began)
-                except Malformed as why:
-                    reply = malformed(reply, str(why))
-                else:
-                    self._worked = True
-                    return answer
-            if reply.filtered:
+        n_tries = 0
+        while True:
+            n_tries += 1
+            answer = await self._try(path, body, read)
+            if not isinstance(answer, Failure):
+                self._worked = True
+                return answer
+            if answer.filtered:
                 return None
-            kind = reply.error
+            kind, wait_s = answer.error, answer.wait_s
             if kind is Unreachable and (self._worked or n_tries < min(TRIES_TO_REACH, self.tries)):
                 kind = EndpointError
-            too_long = reply.wait_s is not None and reply.wait_s > self.timeout_s
-            if kind is not EndpointError or too_long or n_tries == self.tries:
+            impatient = wait_s is not None and wait_s > self.timeout_s
+            if kind is not EndpointError or impatient or n_tries >= self.tries:
                 break
-            await asyncio.sleep(_pause_s(self.back_off_s, n_tries, reply.wait_s))
+            await asyncio.sleep(_pause_s(self.back_off_s, n_tries, wait_s))
+        where = f"{self.base_url}{path}, {what}"
         if issubclass(kind, EndpointError):
             tries = "1 try" if n_tries == 1 else f"{n_tries} tries"
-            raise kind(f"{where}: no usable answer after {tries}; the last: {reply.text}")
-        hint = f" (the key comes from {self.key_variable})" if reply.text[:3] in ("401", "403") else ""
-        raise kind(f"{where}: {reply.text}{hint}")
+            raise kind(f"{where}: no usable answer after {tries}; the last: {answer.text}")
+        hint = f" (the key comes from {self.key_variable})" if answer.text[:3] in ("401", "403") else ""
+        raise kind(f"{where}: {answer.text}{hint}")
+
+    async def _try(self, path: str, body: bytes | None, read: Callable[[Any, float], T]) -> T | Failure:
+        await self._pace.turn()
+        began = time.monotonic()
+        reply = parsed(await self._connections().send(path, body, self.timeout_s))
+        if isinstance(reply, Failure):
+            return reply
+        try:
+            return read(reply, time.monotonic() - began)
+        except Malformed as why:
+            return malformed(reply, str(why))
 
     def _connections(self) -> Connections:
         """Return the connections of the running event loop; those of loops that are over are dropped."""

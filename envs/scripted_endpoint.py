@@ -14,42 +14,21 @@ import os
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 
-from milepost.envs.scripted_http import Answer, Connection, Fault, Request
+from milepost.envs.scripted_http import Fault, Script
 from milepost.sandbox.process import die_with_parent, room_for
 
+__all__ = ["Fault", "Script", "ScriptedEndpoint", "serve_in_process"]
 
-class ScriptedEndpoint:
-    """Serves ``answer``: a text, or a function of the request's body that returns a text, a message or a ``Fault``.
 
-    A message is the assistant's, with ``finish_reason`` and ``reasoning_content`` if wanted. ``latency`` is the range
-    of seconds an answer takes: uniform, a function of the request alone.
-    """
-
-    def __init__(
-        self,
-        answer: str | Callable[[Request], Answer] = "ok",
-        *,
-        latency: tuple[float, float] = (0.0, 0.0),
-        faults: Sequence[Fault] = (),
-        models: Sequence[str] = ("scripted",),
-        port: int = 0,
-        keep: int = 1000,
-    ) -> None:
-        self.answer: Callable[[Request], Answer] = (lambda _: answer) if isinstance(answer, str) else answer
-        self.latency, self.faults, self.models, self.port = latency, tuple(faults), tuple(models), port
-        self.requests: deque[Request] = deque(maxlen=keep)
-        """The bodies of the newest chat requests, in the order of their arrival."""
-        self.n_requests = self.n_in_flight = self.max_in_flight = self.n_connections = 0
-        self._used = [0] * len(self.faults)
-        self.connections: set[Connection] = set()
-        self.loop = asyncio.new_event_loop()
+class ScriptedEndpoint(Script):
+    """Serves from a thread of this process; see ``Script`` for its arguments."""
 
     def __enter__(self) -> str:
-        """Serve from a thread; return the base URL."""
+        """Serve from a thread; return the base URL, which stays the same if it serves again later."""
+        self.loop = asyncio.new_event_loop()
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,), name="scripted-endpoint", daemon=True)
         self._thread.start()
@@ -62,11 +41,6 @@ class ScriptedEndpoint:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 
-    @property
-    def base_url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.port}/v1"
-
     def _run(self, started: threading.Event) -> None:
         try:
             self.loop.run_until_complete(self.listen())
@@ -77,30 +51,6 @@ class ScriptedEndpoint:
         finally:
             self.loop.close()
             started.set()
-
-    async def listen(self) -> None:
-        """Take connections, at the same port as before."""
-        self.loop = asyncio.get_running_loop()
-        self._server = await self.loop.create_server(
-            lambda: Connection(self), "127.0.0.1", self.port, backlog=4096, reuse_address=True
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    def refuse(self, seconds: float | None = None) -> None:
-        """Drop all connections and take none, for a while or for good."""
-        self._server.close()
-        for connection in list(self.connections):
-            connection.drop()
-        if seconds is not None:
-            self.loop.call_later(seconds, lambda: self.loop.create_task(self.listen()))
-
-    def fault(self) -> Fault | None:
-        """Return what befalls the chat request that was counted last."""
-        for i, fault in enumerate(self.faults):
-            if self.n_requests % fault.every == 0 and (fault.times is None or self._used[i] < fault.times):
-                self._used[i] += 1
-                return fault
-        return None
 
 
 @contextmanager
@@ -117,9 +67,8 @@ def serve_in_process(
     """
     command = [sys.executable, "-m", "milepost.envs.scripted_endpoint", "--parent", str(os.getpid())]
     command += ["--latency", *map(str, latency), "--answer", answer]
-    command += [word for fault in faults for word in ("--fault", fault)] + (
-        ["--function", function] if function else []
-    )
+    command += [word for fault in faults for word in ("--fault", fault)]
+    command += ["--function", function] if function else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -149,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         module, _, name = args.function.partition(":")
         answer = getattr(importlib.import_module(module), name)
     faults = [Fault.read(text) for text in args.fault]
-    endpoint = ScriptedEndpoint(answer, latency=tuple(args.latency), faults=faults, port=args.port, keep=10)
+    endpoint = Script(answer, latency=tuple(args.latency), faults=faults, port=args.port, keep=10)
 
     async def serve() -> None:
         await endpoint.listen()

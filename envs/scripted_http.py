@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
-
-if TYPE_CHECKING:
-    from milepost.envs.scripted_endpoint import ScriptedEndpoint
+from typing import Any, Literal, cast, get_args
 
 Kind = Literal[
     "status", "hang", "close", "cut", "endless", "trickle", "text", "malformed", "filter", "empty", "echo", "refused"
@@ -44,13 +43,13 @@ class Fault:
             ValueError: Unknown kind or field.
         """
         kinds = get_args(Kind)
-        given = dict(word.partition("=")[::2] for word in text.split())
+        given: dict[str, str] = {name: value for name, _, value in (word.partition("=") for word in text.split())}
         kind = next((name for name in given if name in kinds), None)
         if kind is None:
             raise ValueError(f"fault: expected one of {', '.join(kinds)}, got {text!r}")
         if not given[kind]:
             del given[kind]
-        known = {"status": int, "every": int, "times": int, "seconds": float}
+        known: dict[str, Callable[[str], Any]] = {"status": int, "every": int, "times": int, "seconds": float}
         known |= dict.fromkeys(("code", "message", "retry_after"), str)
         if unknown := set(given) - set(known):
             raise ValueError(f"fault {text!r}: expected {', '.join(known)}, got {', '.join(sorted(unknown))}")
@@ -61,10 +60,68 @@ Request = dict[str, Any]
 Answer = str | dict[str, Any] | Fault
 
 
+class Script:
+    """Says what is answered, when, and what goes wrong, and counts: the part of ``ScriptedEndpoint`` without a thread.
+
+    It serves ``answer``: a text, or a function of the request's body that returns a text, a message or a ``Fault``.
+
+    A message is the assistant's, with ``finish_reason`` and ``reasoning_content`` if wanted. ``latency`` is the range
+    of seconds an answer takes: uniform, a function of the request alone.
+    """
+
+    def __init__(
+        self,
+        answer: str | Callable[[Request], Answer] = "ok",
+        *,
+        latency: tuple[float, float] = (0.0, 0.0),
+        faults: Sequence[Fault] = (),
+        models: Sequence[str] = ("scripted",),
+        port: int = 0,
+        keep: int = 1000,
+    ) -> None:
+        self.answer: Callable[[Request], Answer] = (lambda _: answer) if isinstance(answer, str) else answer
+        self.latency, self.faults, self.models, self.port = latency, tuple(faults), tuple(models), port
+        self.requests: deque[Request] = deque(maxlen=keep)
+        """The bodies of the newest chat requests, in the order of their arrival."""
+        self.n_requests = self.n_in_flight = self.max_in_flight = self.n_connections = 0
+        self._used = [0] * len(self.faults)
+        self.connections: set[Connection] = set()
+        self.loop: asyncio.AbstractEventLoop
+
+    @property
+    def base_url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def listen(self) -> None:
+        """Take connections, at the same port as before."""
+        self.loop = asyncio.get_running_loop()
+        self._server = await self.loop.create_server(
+            lambda: Connection(self), "127.0.0.1", self.port, backlog=4096, reuse_address=True
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def refuse(self, seconds: float | None = None) -> None:
+        """Drop all connections and take none, for a while or for good."""
+        self._server.close()
+        for connection in list(self.connections):
+            connection.drop()
+        if seconds is not None:
+            self.loop.call_later(seconds, lambda: self.loop.create_task(self.listen()))
+
+    def fault(self) -> Fault | None:
+        """Return what befalls the chat request that was counted last."""
+        for i, fault in enumerate(self.faults):
+            if self.n_requests % fault.every == 0 and (fault.times is None or self._used[i] < fault.times):
+                self._used[i] += 1
+                return fault
+        return None
+
+
 class Connection(asyncio.Protocol):
     """One client: reads a request, answers it, and reads the next."""
 
-    def __init__(self, endpoint: ScriptedEndpoint) -> None:
+    def __init__(self, endpoint: Script) -> None:
         self._endpoint = endpoint
         self._buffer = b""
         self._ticks: asyncio.TimerHandle | None = None

@@ -242,6 +242,17 @@ def test_arguments_that_cannot_be_meant_are_refused(options: dict[str, Any], wha
         Endpoint(**options)
 
 
+def test_a_server_elsewhere_is_asked_through_the_proxy_of_the_environment(monkeypatch):
+    from milepost.envs.connections import _proxy
+
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "inside.example")
+    urls = ["https://api.example/v1", "https://inside.example/v1", "http://api.example/v1", "https://127.0.0.1:8000/v1"]
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.delenv("all_proxy", raising=False)
+    assert [_proxy(url) for url in urls] == ["http://proxy:3128", None, None, None]
+
+
 def test_a_file_limit_that_is_too_low_is_named():
     with pytest.raises(
         ValueError, match=r"1000000000 connections need a file limit of \d+; the hard limit here is \d+"

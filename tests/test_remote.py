@@ -109,7 +109,9 @@ def test_tools_are_offered_and_called_natively():
 def test_answers_keep_the_order_of_their_requests_and_each_failure_its_place():
     def answer(request: dict[str, Any]) -> str | Fault:
         text = request["messages"][0]["content"]
-        return {"bad": Fault("text"), "long": Fault("status", 413)}.get(text, text)
+        if text == "bad":
+            return Fault("text")
+        return Fault("status", 413) if text == "long" else text
 
     with ScriptedEndpoint(answer, latency=(0.0, 0.1)) as base_url:
         policy = policy_for(base_url, prices={"scripted": Price(1e6, 1e6, 1e6)})

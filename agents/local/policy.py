@@ -14,7 +14,7 @@ from torch import Tensor
 from milepost.agents.core import Answer, ContextFull, Request
 from milepost.agents.local.engine import Engine
 from milepost.agents.local.merge import merged
-from milepost.agents.local.sampling import choose, entropies
+from milepost.agents.local.sampling import Sampling, choose_each, entropies
 from milepost.agents.local.template import Template
 from milepost.envs.core import Action, Episode, Finish, IntArray, Tokens, Usage
 
@@ -142,8 +142,10 @@ class LocalPolicy:
                 self._below[key] = row.ids, states
         self._engine.forget(keys)
 
-    def act(self, requests: Sequence[Request]) -> list[Answer]:
+    def act(self, requests: Sequence[Request], sampling: Sequence[Sampling] | None = None) -> list[Answer]:
         """Return an action per request, or ContextFull where a grown context has no room for another.
+
+        ``sampling`` says for each request how to sample; None stands for the policy's own settings for all.
 
         Raises:
             ValueError: The first prompt of an episode does not fit into the context.
@@ -166,7 +168,8 @@ class LocalPolicy:
             row.text = text
             row.marks = [m for m in row.marks if m[1] <= keep]
             row.mark()
-        drafts = self._sample(keys, [requests[i].seed for i in live])
+        settings = None if sampling is None else [sampling[i] for i in live]
+        drafts = self._sample(keys, [requests[i].seed for i in live], settings)
         seconds = (time.perf_counter() - began) / len(live)
         for i, key, draft, keep in zip(live, keys, drafts, cached, strict=True):
             plan = plans[i]
@@ -221,23 +224,31 @@ class LocalPolicy:
             rest = rest.removeprefix(self._template.end_text)
         return n_ids, self._template.ids(rest), text
 
-    def _sample(self, keys: Sequence[Hashable], seeds: Sequence[int]) -> list[_Draft]:
+    def _sample(
+        self, keys: Sequence[Hashable], seeds: Sequence[int], settings: Sequence[Sampling] | None = None
+    ) -> list[_Draft]:
         """Sample an action behind each row; a row that has ended leaves the batch at once."""
+        own = Sampling(self.temperature, self.max_new_tokens, self.stop)
+        settings = settings or [own] * len(keys)
         drafts = [_Draft() for _ in keys]
-        uniforms = [np.random.default_rng(seed).random(self.max_new_tokens) for seed in seeds]
+        uniforms = [
+            np.random.default_rng(seed).random(s.max_new_tokens) for seed, s in zip(seeds, settings, strict=True)
+        ]
         going = list(range(len(keys)))
         rows = [self._rows[key].ids for key in keys]  # type: ignore[index]
         before = self._engine.n_computed
-        for step in range(self.max_new_tokens):
+        for step in range(max(s.max_new_tokens for s in settings)):
             logits = self._engine.feed([keys[i] for i in going], [rows[i] for i in going])
-            ids, logprobs = choose(logits, [float(uniforms[i][step]) for i in going], self.temperature)
+            temperatures = [settings[i].temperature for i in going]
+            ids, logprobs = choose_each(logits, [float(uniforms[i][step]) for i in going], temperatures)
             if self.entropies:
                 for i, spread in zip(going, entropies(logits, self.temperature), strict=True):
                     drafts[i].entropies.append(spread)
             for i, token, logprob in zip(going, ids, logprobs, strict=True):
                 rows[i].append(token)
-                self._take(drafts[i], token, logprob)
-            going = [i for i in going if drafts[i].finish == "length"]
+                self._take(drafts[i], token, logprob, settings[i].stop)
+            going = [i for i in going if drafts[i].finish == "length" and step + 1 < settings[i].max_new_tokens]
+            going = [i for i in going if settings[i].wanted()]
             if not going:
                 break
         n_sampled = sum(len(d.ids) for d in drafts)
@@ -245,14 +256,14 @@ class LocalPolicy:
         self.metrics["fed"] += self._engine.n_computed - before
         return drafts
 
-    def _take(self, draft: _Draft, token: int, logprob: float) -> None:
+    def _take(self, draft: _Draft, token: int, logprob: float, stops: Sequence[str]) -> None:
         draft.ids.append(token)
         draft.logprobs.append(logprob)
         if token == self._template.end:
             draft.finish, draft.ended = "stop", True
             return
         text: str = self.tokenizer.decode(draft.ids, skip_special_tokens=True)
-        cuts = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        cuts = [at for stop in stops if (at := text.find(stop)) >= 0]
         if cuts:
             draft.finish = "stop"
             text = text[: min(cuts)]

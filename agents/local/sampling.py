@@ -5,10 +5,38 @@ Shape letters: B rows, V vocabulary, P parts of 256 tokens, T tokens of a part, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one action is sampled, where requests differ; see ``LocalPolicy`` for the first three."""
+
+    temperature: float
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    wanted: Callable[[], bool] = lambda: True
+    """Asked after every token; where nobody wants the action any more it ends there."""
+
+
+def choose_each(
+    logits_BV: Tensor, uniforms: Sequence[float], temperatures: Sequence[float]
+) -> tuple[list[int], list[float]]:
+    """``choose`` with a temperature for each row; equal ones are chosen together."""
+    if len(set(temperatures)) == 1:
+        return choose(logits_BV, uniforms, temperatures[0])
+    ids, logprobs = [0] * len(temperatures), [0.0] * len(temperatures)
+    for temperature in set(temperatures):
+        rows = [i for i, t in enumerate(temperatures) if t == temperature]
+        for i, token, logprob in zip(
+            rows, *choose(logits_BV[rows], [uniforms[i] for i in rows], temperature), strict=True
+        ):
+            ids[i], logprobs[i] = token, logprob
+    return ids, logprobs
 
 
 def choose(logits_BV: Tensor, uniforms: Sequence[float], temperature: float) -> tuple[list[int], list[float]]:
