@@ -89,13 +89,20 @@ def test_every_file_and_every_command_works_in_the_order_of_the_page(tmp_path):
     # two of five rungs and two of six
     assert one == "1.0 [5, 6, 5, 6]\n"
     assert tools.splitlines()[:2] == ["3 of chair", "there is no table"]
-    results = {name: json.loads((tmp_path / f"runs/{name}/results.json").read_text()) for name in ("oracle", "panel")}
-    oracle, panel = results["oracle"], results["panel"]
-    assert (oracle["complete"], oracle["success"]["rate"]) == (True, 1.0)
-    assert exported.startswith(f"{oracle['n']} 1.0 ")
-    assert (panel["n"], panel["complete"]) == (8, True)
+    names = ("oracle", "tiny", "smoke", "function", "program")
+    found = {name: json.loads((tmp_path / f"runs/{name}/results.json").read_text()) for name in names}
+    assert {name: (r["complete"], r["success"]["rate"]) for name, r in found.items() if name != "function"} == {
+        "oracle": (True, 1.0),
+        "tiny": (True, 0.0),
+        "smoke": (True, 1.0),
+        "program": (True, 1.0),
+    }
+    assert found["function"]["complete"]
+    # 2 ladders of 5 rungs three times each, 2 games
+    assert found["oracle"]["n"] == 8
+    assert exported == "8 1.0 climb\n"
     chats = fine_tuning.checked(tmp_path / "chats.jsonl")
-    assert len(chats) == round(8 * panel["success"]["rate"]) > 0
+    assert len(chats) == 8
     assert (tmp_path / "runs/oracle/view.html").exists()
 
 
