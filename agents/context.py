@@ -120,7 +120,7 @@ class TokenBudget:
 def _tokens(message: Message) -> int:
     content = message.get("content") or ""
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    texts = [part["text"] for part in parts if part["type"] == "text"]
+    texts: list[str] = [part["text"] for part in parts if part["type"] == "text"]
     texts += [message.get("reasoning_content") or ""]
     texts += [text for call in message.get("tool_calls", ()) for text in call["function"].values()]
     n_images = sum(part["type"] != "text" for part in parts)

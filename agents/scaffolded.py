@@ -19,13 +19,13 @@ class Scaffolded:
     The scaffold's text follows the system message; what the context left out is in ``Action.view``.
     """
 
-    act: Callable[[Sequence[Request]], Any]
-    """Return one answer per request, in their order."""
-
     def __init__(self, policy: Policy, scaffold: Scaffold | None = None, context: Context | None = None) -> None:
         self.policy, self.scaffold, self.context = policy, scaffold, context
         self.reference = bool(getattr(policy, "reference", False))
-        self.act = self._act_async if inspect.iscoroutinefunction(policy.act) else self._act
+        self.act: Callable[[Sequence[Request]], Any] = self._act
+        """Return one answer per request, in their order."""
+        if inspect.iscoroutinefunction(policy.act):
+            self.act = self._act_async
 
     @property
     def version(self) -> int:

@@ -1,9 +1,13 @@
-"""Processes that do not outlive the one that started them, and the files that a process may open."""
+"""Processes that do not outlive the one that started them, and the files that a process may open.
+
+Run as a script, ``process.py PARENT COMMAND...`` becomes the command and ends with its parent.
+"""
 
 import ctypes
 import os
 import resource
 import signal
+import sys
 from contextlib import suppress
 
 
@@ -38,3 +42,8 @@ def room_for(n_connections: int) -> None:
         f"{n_connections} connections need a file limit of {needed}; the hard limit here is {hard} (ulimit -Hn): "
         "raise it, or play fewer episodes at once"
     )
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])

@@ -1,0 +1,51 @@
+"""An agent that does, for every episode whose id holds a word, what the word says; else it climbs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+print("ready\nset", file=sys.stderr)
+kept = []
+for line in sys.stdin:
+    request = json.loads(line)
+    if "forget" in request:
+        print("told to forget", *request["forget"], file=sys.stderr, flush=True)
+        continue
+    episode, answer = request["episode"], {"id": request["id"], "content": "climb"}
+    if "die" in episode:
+        print("Traceback ...\nMemoryError: no more", file=sys.stderr, flush=True)
+        sys.exit(7)
+    if "killed" in episode:
+        os.kill(os.getpid(), 9)
+    if "flood" in episode:
+        while True:
+            os.write(1, b"x" * 65536)
+    if "mute" in episode:
+        time.sleep(3600)
+    if "silent" in episode:
+        continue
+    if "chatty" in episode:
+        print("Let me think ...", flush=True)
+    if "sorry" in episode:
+        answer = {"id": request["id"], "error": "no key left"}
+    if "wrong" in episode:
+        answer["content"] = 5
+    if "stranger" in episode:
+        answer["id"] = 10**6
+    if "spawn" in episode:
+        child = subprocess.Popen(["sleep", "3600"])
+        answer["content"] = f"climb {child.pid} {os.getpid()}"
+    if "pid" in episode:
+        answer["content"] = f"climb {os.getpid()}"
+    if "twice" in episode:
+        print(json.dumps(answer))
+    if "late" in episode:  # answers come in pairs, the second first
+        kept.append(answer)
+        if len(kept) == 2:
+            print("\n".join(map(json.dumps, reversed(kept))), flush=True)
+            kept = []
+        continue
+    answer["forget"] = True
+    print(json.dumps(answer), flush=True)
