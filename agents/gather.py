@@ -64,9 +64,9 @@ class Gather:
         await asyncio.gather(*acts, return_exceptions=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._call(()), grace_s)
-        if self._is_async and hasattr(self._policy, "aclose"):
+        if self._is_async and (aclose := getattr(self._policy, "aclose", None)) is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._policy.aclose(), grace_s)
+                await asyncio.wait_for(aclose(), grace_s)
         if self._worker is not None:
             self._worker.stop()
             await asyncio.to_thread(self._worker.join, grace_s)

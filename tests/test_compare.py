@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from milepost.recipes.evaluate.compare import bootstrap, compare, warnings
 LADDER = "milepost/Ladder-v0"
 
 
-def run(out: Path, solved: str, **settings: object) -> Results:
+def run(out: Path, solved: str, **settings: Any) -> Results:
     """Evaluate an agent that climbs the ladders whose name is in ``solved`` and dusts the others."""
 
     def move(request: Request) -> str:

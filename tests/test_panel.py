@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import driver_envs  # noqa: F401  registers driver-test/Count-v0, which has no list of tasks
 import pytest
 
-from milepost.recipes.evaluate.panel import Entry, Panel, panel_from, panel_names, read_panel, read_seeds
+from milepost.recipes.evaluate.panel import Entry, Panel
+from milepost.recipes.evaluate.panel_file import panel_from, panel_names, read_panel, read_seeds
 from milepost.recipes.evaluate.settings import Settings, panel_of
 from milepost.recipes.evaluate.tasks import resolved, tasks_of, unpinned
 
-LADDER = {"name": "ladder", "env": "milepost/Ladder-v0"}
+LADDER: dict[str, Any] = {"name": "ladder", "env": "milepost/Ladder-v0"}
 
 
 def panel(*entries: dict[str, object], **fields: object) -> Panel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -48,6 +49,18 @@ def test_the_agent_is_sent_the_instructions_and_the_whole_history():
     assert list(server.requests)[-1]["messages"] == episode.view(4)
     assert 0 <= server.requests[-1]["seed"] < 2**31
     assert len({request["seed"] for request in server.requests}) == 5
+
+
+def test_the_end_of_a_play_closes_its_connections():
+    server = ScriptedEndpoint("climb")
+    with server as base_url:
+        policy = policy_for(base_url)
+        for _ in range(2):
+            play(LADDERS, policy, gather="greedy")
+            deadline = time.monotonic() + 3.0  # less than an idle connection is kept
+            while server.connections and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert not server.connections
 
 
 def test_an_endpoint_that_fails_for_good_ends_its_episode_alone():

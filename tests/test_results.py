@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,18 @@ from milepost.agents.scripted import ScriptedPolicy
 from milepost.envs.core import Action, Episode, Stop, Turn, Usage
 from milepost.envs.runs import Run
 from milepost.recipes.evaluate import evaluate, read_results
-from milepost.recipes.evaluate.results import pass_k, row, score, total
+from milepost.recipes.evaluate.scores import pass_k, row, score, total
 from milepost.recipes.report.stats import wilson
 
 
-def episode(name="0", n_turns=2, outcome=1.0, stop=Stop.TERMINATED, usage=None, **fields) -> Episode:
+def episode(
+    name: str = "0",
+    n_turns: int = 2,
+    outcome: float | None = 1.0,
+    stop: Stop = Stop.TERMINATED,
+    usage: Usage | None = None,
+    **fields: Any,
+) -> Episode:
     turns = [Turn("o", Action("a", usage=usage), seconds=0.5) for _ in range(n_turns)]
     if turns and outcome is not None:
         turns[-1].info = {"outcome": outcome}

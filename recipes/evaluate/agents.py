@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from milepost.agents import function
@@ -78,11 +77,10 @@ def agent_of(agent: object, settings: Settings) -> Agent:
     if settings.scaffold or settings.context:
         if reference:
             raise ValueError(f"{name} looks into the environment: --scaffold and --context are for other agents")
-        made.policy = Scaffolded(
-            made.policy,
-            scaffold(settings.scaffold) if settings.scaffold else None,
-            _context(settings.context) if settings.context else None,
-        )
+        form = scaffold(settings.scaffold) if settings.scaffold else None
+        shown = _context(settings.context) if settings.context else None
+        policy: Any = Scaffolded(made.policy, form, shown)
+        made.policy = policy
     return made
 
 
@@ -169,10 +167,8 @@ def _local(name: str, folder: str, settings: Settings) -> Agent:
     with models.quiet(), tempfile.TemporaryDirectory() as made:
         if folder == "tiny":
             tiny.build(made)
-        path = Path(folder)
-        model, tokenizer = models.load(
-            made if folder == "tiny" else path if path.is_dir() else folder, device=settings.device, dtype="bf16"
-        )
+        dtype: models.Dtype = "fp32" if settings.credit else "bf16"  # methods may train a model beside it
+        model, tokenizer = models.load(made if folder == "tiny" else folder, device=settings.device, dtype=dtype)
     policy = LocalPolicy(
         model,
         tokenizer,

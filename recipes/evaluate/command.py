@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from milepost.recipes.console import parse
-from milepost.recipes.evaluate.results import Results, Score
+from milepost.recipes.evaluate.results import Results
 from milepost.recipes.evaluate.run import Evaluation
+from milepost.recipes.evaluate.scores import Score
 from milepost.recipes.evaluate.settings import Settings
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def table(results: Results) -> Table:
     metrics = {name: [_metric(score, name) for _, score in rows] for name in results.panel.metrics}
     metrics = {name: cells for name, cells in metrics.items() if any(cell != "-" for cell in cells)}
     drawn = Table(title=f"{results.agent['agent']} on {results.panel.name}")
-    drawn.add_column("entry", no_wrap=True)
+    drawn.add_column("entry", overflow="fold")
     for name in ("n", "failed", *metrics):
         drawn.add_column(name, justify="right", no_wrap=name == "success")
     for place, (name, score) in enumerate(rows):

@@ -12,7 +12,8 @@ import numpy as np
 import tyro
 
 from milepost.recipes.console import parse
-from milepost.recipes.evaluate.results import Results, Row, read_results
+from milepost.recipes.evaluate.results import Results, read_results
+from milepost.recipes.evaluate.scores import Row
 from milepost.recipes.report.stats import Paired, paired
 
 N_RESAMPLES = 10_000
@@ -160,8 +161,8 @@ def _print(a: Results, b: Results, unlike: Sequence[str], told: dict[str, Compar
         gain = f"{100 * success.gain:+.1f} [{100 * success.low:+.1f}, {100 * success.high:+.1f}]"
         if share.tasks < share.n:
             gain += f" over tasks [{100 * share.low:+.1f}, {100 * share.high:+.1f}]"
-        cells = (f"{100 * share.a:.1f} %", f"{100 * share.b:.1f} %", gain)
-        cells += (str(success.won), str(success.lost), f"{success.p:.2g}")
+        cells = [f"{100 * share.a:.1f} %", f"{100 * share.b:.1f} %", gain]
+        cells += [str(success.won), str(success.lost), f"{success.p:.2g}"]
         worth = "-" if mean is None else f"{mean.difference:+.2f} [{mean.low:+.2f}, {mean.high:+.2f}]"
         drawn.add_row(name, str(row.n), *cells, worth)
     console.print(drawn)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from milepost.envs.core import Episode, Stop
 from milepost.recipes.evaluate.meter import Meter
 from milepost.recipes.evaluate.panel import Panel
-from milepost.recipes.evaluate.results import Results, row
+from milepost.recipes.evaluate.results import Results
+from milepost.recipes.evaluate.scores import row
 from milepost.recipes.report.stats import wilson
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ class Live:
         return tokens + ([f"cost {self._meter.cost:.4g}"] if self._meter.priced else [])
 
     def _left_s(self) -> float | None:
-        if not self._n_ended:
-            return None
+        if not self._n_ended or self._n_ended < self._running():
+            return None  # the first that end are the shortest
         return (time.monotonic() - self._began) / self._n_ended * (self._n_todo - self._n_ended)
 
     @staticmethod

@@ -11,16 +11,8 @@ import tyro
 
 from milepost.envs.make import env_ids
 from milepost.recipes.console import did_you_mean, read_option
-from milepost.recipes.evaluate.panel import (
-    Entry,
-    Panel,
-    checked,
-    first,
-    panel_names,
-    read_panel,
-    read_seeds,
-    whole,
-)
+from milepost.recipes.evaluate.panel import Entry, Panel, checked, first, whole
+from milepost.recipes.evaluate.panel_file import panel_names, read_panel, read_seeds
 
 
 @dataclass(kw_only=True)

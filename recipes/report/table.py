@@ -45,7 +45,8 @@ class Stage:
         if episode.success is None:
             self.failed += 1
             return
-        game = f"{episode.env_id} {episode.task if episode.task is not None else episode.seed} #{episode.attempt}"
+        where = episode.runtime.get("entry", episode.env_id)  # two entries of a panel may play the same tasks
+        game = f"{where} {episode.task if episode.task is not None else episode.seed} #{episode.attempt}"
         if game in self.solved:
             raise ValueError(f"{self.policy} played {game} twice: expected every attempt at a game once")
         self.solved[game] = episode.success
