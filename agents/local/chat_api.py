@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from milepost.agents.local.tool_calls import read_calls
+from milepost.agents.local.tool_text import read_calls
 from milepost.envs.core import Action, Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -49,6 +49,8 @@ class Chat:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     logprobs: bool = False
+    token_ids: bool = False
+    """Whether the answer tells the ids of all tokens, as vLLM's ``return_token_ids`` does."""
     stream: bool = False
     stream_usage: bool = False
     gone: bool = False
@@ -68,6 +70,8 @@ class Reply(NamedTuple):
     """What the model answers."""
 
     action: Action
+    prompt: Sequence[int]
+    """The chat as tokens."""
     spoken: Sequence[Spoken]
     """Every sampled token, where the chat asked for them."""
 
@@ -96,8 +100,8 @@ def read(body: bytes, served: str) -> Chat:
                 f"{name}: expected {json.dumps(only)}, which is all that is served, got {_told(asked[name])}", name
             )
     temperature = _field(asked, "temperature", (int, float), 1.0)
-    if not 0 <= temperature < float("inf"):
-        raise Refused(f"temperature: expected a number >= 0, got {temperature}", "temperature")
+    if not (temperature == 0 or 1e-6 <= temperature <= 1e6):
+        raise Refused(f"temperature: expected 0, or 1e-6..1e6, got {_told(temperature)}", "temperature")
     return Chat(
         messages=_messages(asked.get("messages")),
         tools=_tools(asked),
@@ -106,6 +110,7 @@ def read(body: bytes, served: str) -> Chat:
         stop=_stop(asked),
         seed=_field(asked, "seed", int, None),
         logprobs=_field(asked, "logprobs", bool, False),
+        token_ids=_field(asked, "return_token_ids", bool, False),
         stream=_field(asked, "stream", bool, False),
         stream_usage=bool(_field(asked, "stream_options", dict, {}).get("include_usage")),
     )
@@ -134,9 +139,12 @@ def completion(chat: Chat, reply: Reply, model: str, number: int) -> dict[str, A
             {"token": s.text, "bytes": list(s.bytes), "logprob": s.logprob, "top_logprobs": []} for s in reply.spoken
         ]
         choice["logprobs"] = {"content": tokens}
+    told: dict[str, Any] = {}
+    if chat.token_ids and action.tokens is not None:
+        told["prompt_token_ids"], choice["token_ids"] = list(reply.prompt), action.tokens.ids.tolist()
     usage = action.usage
     assert usage is not None
-    return {
+    return told | {
         "id": f"chatcmpl-{number}",
         "object": "chat.completion",
         "created": int(time.time()),

@@ -13,7 +13,7 @@ from milepost.agents.core import Request
 from milepost.agents.local.chat_api import Chat, Refused, Reply, Spoken
 from milepost.agents.local.policy import LocalPolicy, _Row
 from milepost.agents.local.sampling import Sampling
-from milepost.agents.local.tool_calls import as_text
+from milepost.agents.local.tool_text import as_text
 from milepost.envs.core import Action, Message
 
 AGENT = "agent"
@@ -69,9 +69,9 @@ class Chats(LocalPolicy):
                 self.forget(list(self._kept))  # what they hold is not known
                 self._kept = {}
                 raise
-            for (chat, _), action in zip(asked, actions, strict=True):
+            for (chat, ids), action in zip(asked, actions, strict=True):
                 assert isinstance(action, Action)
-                replies.append(Reply(action, self._spoken(action) if chat.logprobs else ()))
+                replies.append(Reply(action, ids, self._spoken(action) if chat.logprobs else ()))
         rest = iter(replies)
         return [ids if isinstance(ids, Refused) else next(rest) for ids in prompts]
 
@@ -82,8 +82,8 @@ class Chats(LocalPolicy):
             messages = as_text(messages, chat.tools)
         try:
             ids = self._template.ids(self._template.render(messages, chat.tools if self._knows_tools else ()))
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
-            return Refused(f"the model's chat template refuses these messages: {error}", "messages")
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            return Refused(f"the model's chat template refuses these messages or tools: {error}", "messages")
         n_new = chat.max_tokens or 1
         if len(ids) + n_new > self.max_context:
             return Refused(

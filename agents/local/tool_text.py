@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from milepost.envs.core import Call, Message
+from milepost.envs.tools import describe
 
 _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL)
-HOW = (
-    "You may call these tools. A call is {example}, several calls are one after the other; nothing else is read as one."
-    "\nTools:\n"
-)
+HOW = "You may call these tools. Write a call as {example}, several one after the other.\nTools:\n{tools}"
 
 
 def read_calls(text: str, first: int = 0) -> tuple[str, list[Call]]:
@@ -52,7 +50,8 @@ def as_text(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> lis
     if not tools:
         return told
     example = _written({"name": "NAME", "arguments": {"PARAMETER": "VALUE"}})
-    text = HOW.format(example=example) + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    schemas = [{"function": {"parameters": {}, **tool["function"]}} for tool in tools]
+    text = HOW.format(example=example, tools=describe(schemas))
     if told[0]["role"] == "system":
         return [{"role": "system", "content": f"{told[0]['content']}\n\n{text}"}, *told[1:]]
     return [{"role": "system", "content": text}, *told]
