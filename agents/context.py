@@ -123,5 +123,5 @@ def _tokens(message: Message) -> int:
     texts: list[str] = [part["text"] for part in parts if part["type"] == "text"]
     texts += [message.get("reasoning_content") or ""]
     texts += [text for call in message.get("tool_calls", ()) for text in call["function"].values()]
-    n_images = sum(part["type"] != "text" for part in parts)
+    n_images: int = sum(part["type"] != "text" for part in parts)
     return 4 + -(-sum(map(len, texts)) // CHARACTERS_PER_TOKEN) + n_images * IMAGE_TOKENS

@@ -42,7 +42,7 @@ class FunctionPolicy:
         Raises:
             ValueError: It is no function, or takes what it will not be given.
         """
-        self.name: str = name or getattr(function, "__qualname__", type(function).__name__)
+        self.name = name or str(getattr(function, "__qualname__", type(function).__name__))
         self._function = function
         self._named = _named(function, self.name)
         called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004

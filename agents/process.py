@@ -169,7 +169,7 @@ class ProcessPolicy:
         if not line.strip():
             return
         try:
-            answer = json.loads(line)
+            answer: Any = json.loads(line)
         except (ValueError, RecursionError):
             answer = None
         id_ = str(answer.get("id")) if isinstance(answer, dict) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,13 +19,13 @@ class Scaffolded:
     The scaffold's text follows the system message; what the context left out is in ``Action.view``.
     """
 
+    def __new__(cls, policy: Policy, *_: Any, **__: Any) -> Scaffolded:
+        """Return one that is asked as the policy is."""
+        return object.__new__(_Async if inspect.iscoroutinefunction(policy.act) else cls)
+
     def __init__(self, policy: Policy, scaffold: Scaffold | None = None, context: Context | None = None) -> None:
         self.policy, self.scaffold, self.context = policy, scaffold, context
         self.reference = bool(getattr(policy, "reference", False))
-        self.act: Callable[[Sequence[Request]], Any] = self._act
-        """Return one answer per request, in their order."""
-        if inspect.iscoroutinefunction(policy.act):
-            self.act = self._act_async
 
     @property
     def version(self) -> int:
@@ -36,14 +36,11 @@ class Scaffolded:
         """Have the policy forget episodes that are over."""
         self.policy.forget(episode_ids)
 
-    def _act(self, requests: Sequence[Request]) -> Sequence[Answer] | Awaitable[Sequence[Answer]]:
+    def act(self, requests: Sequence[Request]) -> Sequence[Answer] | Awaitable[Sequence[Answer]]:
+        """Return one answer per request, in their order."""
         asked = [self._asked(request) for request in requests]
         answers = self.policy.act([one.request for one in asked if one.full is None])
         return self._read_later(asked, answers) if isinstance(answers, Awaitable) else self._read(asked, answers)
-
-    async def _act_async(self, requests: Sequence[Request]) -> Sequence[Answer]:
-        answers = self._act(requests)
-        return await answers if isinstance(answers, Awaitable) else answers
 
     async def _read_later(self, asked: Sequence[_Asked], answers: Awaitable[Sequence[Answer]]) -> Sequence[Answer]:
         return self._read(asked, await answers)
@@ -74,6 +71,19 @@ class Scaffolded:
             return answer
         move = self.scaffold.move(answer) if self.scaffold else answer.move
         return replace(answer, move=move, view=view or answer.view)
+
+
+class _Async(Scaffolded):
+    """The same around a policy whose ``act`` is async, which the driver asks for many episodes at once."""
+
+    async def act(self, requests: Sequence[Request]) -> Sequence[Answer]:
+        answers = super().act(requests)
+        return await answers if isinstance(answers, Awaitable) else answers
+
+    async def aclose(self) -> None:
+        """Close what the policy keeps for the running event loop."""
+        if (aclose := getattr(self.policy, "aclose", None)) is not None:
+            await aclose()
 
 
 class _Asked(NamedTuple):

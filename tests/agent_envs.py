@@ -1,12 +1,15 @@
-"""A small environment with tools, for the tests of agents that call them."""
+"""A small environment with tools, and a policy that remembers what it was asked, for the tests of agents."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
 
-from milepost.envs.core import Mixed, Observation, Utf8
+from milepost.agents.core import Answer, Request
+from milepost.envs.core import Action, Mixed, Observation, Utf8
 from milepost.envs.tools import ToolError, Tools
 
 
@@ -45,6 +48,24 @@ class CellarEnv(gym.Env[Observation, str]):
         """Take a bottle and go."""
         self.taken = bottle
         return f"You have {bottle}."
+
+
+class Seeing:
+    """Answers by a function of the request and keeps every request as it was then."""
+
+    version = 3
+
+    def __init__(self, answer: Callable[[Request], Answer] = lambda request: Action("rest")) -> None:
+        self.answer = answer
+        self.requests: list[Request] = []
+        self.forgotten: list[str] = []
+
+    def act(self, requests: Sequence[Request]) -> list[Answer]:
+        self.requests += [replace(request, messages=list(request.messages)) for request in requests]
+        return [self.answer(request) for request in requests]
+
+    def forget(self, episode_ids: Sequence[str]) -> None:
+        self.forgotten += episode_ids
 
 
 CELLAR = "agent-test/Cellar-v0"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from agent_envs import CELLAR
+from agent_envs import CELLAR, Seeing
 from driver_envs import DUET
 from hypothesis import given, settings
 from hypothesis.strategies import integers, one_of
@@ -25,25 +24,12 @@ from milepost.sandbox.core import EndpointError
 LADDER = Task("milepost/Ladder-v0", task="oak 6", group="oak")
 
 
-class Seeing:
-    """Answers by a function of the request and keeps every request as it was then."""
-
-    version = 3
-
-    def __init__(self, answer: Callable[[Request], Answer] = lambda request: Action("rest")) -> None:
-        self.answer = answer
-        self.requests: list[Request] = []
-        self.forgotten: list[str] = []
-
-    def act(self, requests: Sequence[Request]) -> list[Answer]:
-        self.requests += [replace(request, messages=list(request.messages)) for request in requests]
-        return [self.answer(request) for request in requests]
-
-    def forget(self, episode_ids: Sequence[str]) -> None:
-        self.forgotten += episode_ids
-
-
 class SeeingAsync(Seeing):
+    n_closed = 0
+
+    async def aclose(self) -> None:
+        self.n_closed += 1
+
     async def act(self, requests: Sequence[Request]) -> list[Answer]:  # type: ignore[override]
         return super().act(requests)
 
@@ -60,10 +46,16 @@ def looks(request: Request) -> Action:
     return Action("", calls=tuple(calls))
 
 
-def played(context: Context, task: Task = LADDER, answer: Any = None) -> tuple[Episode, list[list[Message]]]:
+def played(context: Context, task: Task = LADDER, answer: Any = None) -> tuple[Episode, list[Sequence[Message]]]:
     policy = Seeing(answer) if answer else Seeing()
     (episode,) = play([task], Scaffolded(policy, context=context))
     return episode, [request.messages for request in policy.requests]
+
+
+def asked(policy: Scaffolded, *requests: Request) -> Sequence[Answer]:
+    answers = policy.act(requests)
+    assert isinstance(answers, Sequence)
+    return answers
 
 
 contexts = one_of(integers(0, 5).map(LastTurns), integers(160, 300).map(TokenBudget))
@@ -143,16 +135,16 @@ def test_where_nothing_more_can_be_dropped_the_context_is_full():
 def test_a_full_context_of_one_request_leaves_the_others_their_answers():
     short = Request("a", "g", [{"role": "user", "content": "hi"}])
     long = Request("b", "g", [{"role": "user", "content": "hi" * 100}])
-    answers = Scaffolded(Seeing(), context=TokenBudget(20)).act([long, short])
-    assert isinstance(answers[0], ContextFull)
-    assert answers[1] == Action("rest")
+    full, answer = asked(Scaffolded(Seeing(), context=TokenBudget(20)), long, short)
+    assert isinstance(full, ContextFull)
+    assert answer == Action("rest")
 
 
 def test_images_and_tools_count():
     image = {"role": "user", "content": [{"type": "text", "text": "1234"}, {"type": "image", "image": np.zeros(1)}]}
     assert estimate([image]) == 4 + 1 + 1000
     request = Request("a", "g", [{"role": "user", "content": "1234"}], tools=[{"function": {"name": "x" * 400}}])
-    (answer,) = Scaffolded(Seeing(), context=TokenBudget(100)).act([request])
+    (answer,) = asked(Scaffolded(Seeing(), context=TokenBudget(100)), request)
     assert isinstance(answer, ContextFull)
 
 
@@ -170,6 +162,7 @@ def test_a_wrapped_policy_is_asked_as_it_wants_to_be():
         (episode,) = play([LADDER], Scaffolded(policy, context=LastTurns(1)), gather="greedy")
         assert [turn.action for turn in episode.turns] == plain
         assert policy.forgotten[-1] == episode.id
+    assert inner_async.n_closed == 1
     assert Scaffolded(inner).version == 3
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from eval_agents import LADDER, choose, counted, priced
 from rich.console import Console
@@ -165,6 +166,26 @@ def test_an_endpoint_is_evaluated_and_its_failures_are_tried_again(tmp_path: Pat
     assert (done.complete, done.failed) == (True, 0)
     assert done.overall.tokens["prompt"] > 0
     assert {e.runtime["base_url"] for e in done.episodes()} == {base_url}
+
+
+def test_with_prices_an_endpoint_costs_what_its_tokens_cost(tmp_path: Path):
+    (tmp_path / "prices.toml").write_text("[scripted]\nprompt = 2.0\ncompletion = 8.0\n")
+    with ScriptedEndpoint("climb") as base_url:
+        told: dict[str, Any] = {"base_url": base_url, "prices": tmp_path / "prices.toml", "watch": "nothing"}
+        done = evaluate(LADDER, "openai:scripted", out=tmp_path / "run", max_cost=1e-4, concurrency=1, **told)
+        again = evaluate(LADDER, "openai:scripted", out=tmp_path / "run", max_cost=9, resume=True, **told)
+    assert (done.complete, again.complete) == (False, True)
+    tokens = again.paid["tokens"]
+    assert again.paid["cost"] == pytest.approx((2 * tokens["prompt"] + 8 * tokens["completion"]) / 1e6)
+    assert 1e-4 <= done.paid["cost"] < again.overall.cost
+
+
+def test_an_outside_program_is_evaluated_and_ended(tmp_path: Path):
+    program = f"sh {Path(__file__).parent / 'agents' / 'climb.sh'}"
+    done = evaluate(LADDER, f"exec:{program}", out=tmp_path / "run", watch="nothing")
+    assert (done.complete, done.success.rate) == (True, 1.0)
+    children = psutil.Process().children(recursive=True)
+    assert not [child for child in children if "climb.sh" in " ".join(child.cmdline())]
 
 
 def test_a_scaffold_and_a_context_shape_what_the_agent_sees(tmp_path: Path):

@@ -129,6 +129,11 @@ def test_a_function_that_cannot_be_an_agent_is_named(refused: Refused, tmp_path:
     assert "expected function(messages)" in refused(*ladder(agent="my_wrong_agent:agent"))
 
 
+def test_a_program_that_is_not_there_or_dies_at_once_is_one_line(refused: Refused):
+    assert "expected a program, got 'no-such-program'" in refused(*ladder(agent="exec:no-such-program"))
+    assert "agent program 'false'" in refused(*ladder(agent="exec:false"))
+
+
 def test_a_full_disk_is_one_line_and_resume_goes_on(tmp_path: Path):
     """A limit on the size of files stands for the disk: the error is of the same kind."""
     words = [sys.executable, "-m", "milepost.recipes.cli", "eval", *ladder("--attempts", "40", "--out", "run")]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from agent_envs import CELLAR
-from test_context import Seeing
+from agent_envs import CELLAR, Seeing
 
 from milepost.agents.core import Request
 from milepost.agents.driver import play

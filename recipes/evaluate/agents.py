@@ -79,8 +79,7 @@ def agent_of(agent: object, settings: Settings) -> Agent:
             raise ValueError(f"{name} looks into the environment: --scaffold and --context are for other agents")
         form = scaffold(settings.scaffold) if settings.scaffold else None
         shown = _context(settings.context) if settings.context else None
-        policy: Any = Scaffolded(made.policy, form, shown)
-        made.policy = policy
+        made.policy = Scaffolded(made.policy, form, shown)
     return made
 
 
@@ -129,7 +128,7 @@ def _remote(name: str, model: str, settings: Settings) -> Agent:
         raise ValueError(f"--max-cost needs the price of {model}: {where}")
     room_for(settings.concurrency)
     endpoint = Endpoint(settings.base_url, per_minute=settings.per_minute, prices=prices)
-    _apart(_find_model, endpoint, model)
+    _apart(_find_model, Endpoint(settings.base_url, timeout_s=20.0, tries=3), model)
     policy = EndpointPolicy(endpoint, model, temperature=settings.temperature, max_tokens=settings.max_tokens)
     return Agent(name, policy)
 
@@ -144,7 +143,7 @@ async def _find_model(endpoint: Any, model: str) -> None:
     except Unreachable:
         raise
     except (EndpointError, ValueError) as error:
-        if "401" in str(error) or "403" in str(error):
+        if any(f": {status}: " in str(error) for status in (401, 403)):
             raise
         return
     finally:

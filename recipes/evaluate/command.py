@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Args(Settings):
-    """Evaluate an agent on tasks, headless; stop it anywhere and go on with --out DIR --resume."""
+class Asked:
+    """What comes first in the help."""
 
     what: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="TASKS")] = field(default_factory=list)
     """Ids of environments (``module:id`` imports the module first), or one panel: its name or its TOML file."""
     agent: str
     """``oracle``, ``random``, ``openai:MODEL``, ``local:FOLDER``, ``module:function`` or ``exec:COMMAND``."""
+
+
+@dataclass(kw_only=True)
+class Args(Settings, Asked):
+    """Evaluate an agent on tasks, headless; stop it anywhere and go on with --out DIR --resume."""
+
     json: bool = False
     """Print ``results.json`` at the end, and nothing meanwhile."""
 

@@ -102,3 +102,8 @@ class _AsyncMetered(_Metered):
             self._n_asked -= 1
             if not self._n_asked:
                 self._idle.set()
+
+    async def aclose(self) -> None:
+        """Close what the policy keeps for the running event loop."""
+        if (aclose := getattr(self._policy, "aclose", None)) is not None:
+            await aclose()
