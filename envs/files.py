@@ -205,7 +205,12 @@ class Images:
         return name
 
     def load(self, name: str) -> Any:
-        """Return the array of a name.
+        """Return the array of a name; see ``read``."""
+        with _pillow().open(io.BytesIO(self.read(name))) as picture:
+            return np.asarray(picture.convert("RGB")).copy()
+
+    def read(self, name: str) -> bytes:
+        """Return the PNG of a name; this needs no Pillow.
 
         Raises:
             ValueError: The name is none that ``save`` gives, or the picture is missing.
@@ -213,8 +218,7 @@ class Images:
         if not re.fullmatch(r"[0-9a-f]{32}\.png", name):
             raise ValueError(f"{self.folder}: expected a picture named <digest>.png, got {name!r}")
         try:
-            with _pillow().open(self.folder / name) as picture:
-                return np.asarray(picture.convert("RGB")).copy()
+            return (self.folder / name).read_bytes()
         except FileNotFoundError:
             raise ValueError(f"{self.folder / name} is missing; the record refers to it") from None
 

@@ -74,15 +74,20 @@ def read_episodes(
     Raises:
         ValueError: There is no such run, a line is broken, or the schema is newer.
     """
-    yield from _read(Path(path), credit, images, broken, newest=False)
+    return _read(Path(path), credit, images, broken, newest=False)
 
 
-def read_newest(path: str | Path, credit: bool = True, images: bool = True) -> Iterator[Episode]:
+def read_newest(
+    path: str | Path,
+    credit: bool = True,
+    images: bool = True,
+    broken: Callable[[ValueError], None] | None = None,
+) -> Iterator[Episode]:
     """Yield the newest record of every episode id, otherwise like ``read_episodes``; the older ones are superseded.
 
     A resumed evaluation plays again what FAILED or was CANCELLED, and records it under the same id.
     """
-    yield from _read(Path(path), credit, images, None, newest=True)
+    return _read(Path(path), credit, images, broken, newest=True)
 
 
 def _read(
@@ -93,14 +98,14 @@ def _read(
         read_run(path)
     folder = path.parent.parent if single else path
     shards = [path] if single else sorted(path.glob("episodes/*.jsonl"))
-    last = {record["id"]: place for place, record in _records(shards, broken)} if newest else None
+    last = {_id(record): place for place, record in _records(shards, _ignore)} if newest else None
     load = Images(folder / "images").load if images else None
     earned = _read_credit(folder, broken) if credit else {}
     for place, record in _records(shards, broken):
-        if last is not None and last.get(record["id"]) != place:
+        if last is not None and last.get(_id(record)) != place:
             continue
         episode = None
-        with _left_out(broken, "an episode"):
+        with _left_out(broken, str(place[0])):
             episode = codec.from_json(record, load)
         if episode is None:
             continue
@@ -110,8 +115,22 @@ def _read(
         yield episode
 
 
-def _records(shards: Iterable[Path], broken: Callable[[ValueError], None] | None) -> Iterator[tuple[int, Any]]:
-    return enumerate(record for shard in shards for record in read_lines(shard, broken))
+def _records(
+    shards: Iterable[Path], broken: Callable[[ValueError], None] | None
+) -> Iterator[tuple[tuple[Path, int], Any]]:
+    """Yield the records with their places."""
+    for shard in shards:
+        for number, record in enumerate(read_lines(shard, broken)):
+            yield (shard, number), record
+
+
+def _id(record: Any) -> str | None:
+    """Return the id of a record, of one that is none too."""
+    return str(record.get("id")) if isinstance(record, dict) else None
+
+
+def _ignore(error: ValueError) -> None:
+    pass
 
 
 @contextmanager
