@@ -40,6 +40,9 @@ class Settings(TypedDict, total=False):
     """An environment that takes longer over one call has hung, and its episode FAILED; 600."""
     n_threads: int
     """Threads that environments live in, each in one; 8. As many as slots where steps wait for something."""
+    first_must_fit: bool
+    """Whether a first prompt beyond the agent's context is the caller's mistake and ends the run (True, the default);
+    otherwise that episode ends as MAX_TOKENS, unsolved: for evaluation, where other tasks may fit."""
     progress: str | None
     """Title of a progress bar."""
     on_end: Callable[[Episode], None] | None
@@ -243,6 +246,7 @@ def _rollout(
         timeout_s=settings.get("timeout_s"),
         step_timeout_s=settings.get("step_timeout_s", 600.0),
         n_threads=settings.get("n_threads", 8),
+        first_must_fit=settings.get("first_must_fit", True),
     )
 
 

@@ -45,6 +45,7 @@ class Rollout:
         timeout_s: float | None,
         step_timeout_s: float,
         n_threads: int,
+        first_must_fit: bool,
     ) -> None:
         if gather not in ("round", "greedy"):
             raise ValueError(f"gather: expected 'round' or 'greedy', got {gather!r}")
@@ -66,6 +67,7 @@ class Rollout:
         self._seed = seed
         self._timeout_s = timeout_s
         self._step_timeout_s = step_timeout_s
+        self._first_must_fit = first_must_fit
         self._ids: set[str] = set()
         self._n_ended = 0
         self._n_raised = 0
@@ -134,7 +136,7 @@ class Rollout:
             request = chat.request(self._seed, slot.env if self._inside else None)
             answer = await self._ask(slot, place, request)
             if isinstance(answer, ContextFull):
-                if not slot.env.episode.turns:
+                if self._first_must_fit and not slot.env.episode.turns:
                     raise ContractError(f"{task.env_id}: the first prompt is longer than the agent's context: {answer}")
                 return await slot.end(Stop.MAX_TOKENS)
             if isinstance(answer, MachineError):

@@ -13,15 +13,12 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from milepost.envs.messages import Message, action_message, calls_move, observation_messages, view_messages
+from milepost.envs.messages import Message, Observation, action_message, calls_move, observation_messages, view_messages
 
-__all__ = ["Message", "action_message", "observation_messages"]
+__all__ = ["Message", "Observation", "action_message", "observation_messages"]
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
-Observation = str | dict[str, Any]
-"""Text, or a dict with any of ``text`` (str), ``images`` (list of uint8 ``[H, W, 3]``) and ``results`` (list of
-``{"id", "text", "image"}``, the answers to the tool calls of the turn before)."""
 Value = float | FloatArray | None
 """What a turn earned: a number, a number per sampled token ``[A]``, or None (never judged; not the same as 0)."""
 

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from milepost.envs.core import Action, Call, Observation
+from typing import Any, Protocol
 
 Message = dict[str, Any]
 """An OpenAI chat message; an image part holds the array itself."""
+Observation = str | dict[str, Any]
+"""Text, or a dict with any of ``text`` (str), ``images`` (list of uint8 ``[H, W, 3]``) and ``results`` (list of
+``{"id", "text", "image"}``, the answers to the tool calls of the turn before)."""
+
+
+class Called(Protocol):
+    """What of a ``Call`` is read here; the types themselves stand in ``envs/core.py``, which imports this module."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def arguments(self) -> str: ...  # noqa: D102
+
+
+class Acted(Protocol):
+    """What of an ``Action`` is read here."""
+
+    @property
+    def text(self) -> str: ...  # noqa: D102
+    @property
+    def reasoning(self) -> str | None: ...  # noqa: D102
+    @property
+    def calls(self) -> Sequence[Called]: ...  # noqa: D102
 
 
 def observation_messages(observation: Observation) -> list[Message]:
@@ -27,7 +49,7 @@ def observation_messages(observation: Observation) -> list[Message]:
     return messages
 
 
-def untied(observation: Observation, calls: Sequence[Call]) -> Observation:
+def untied(observation: Observation, calls: Sequence[Called]) -> Observation:
     """Return an observation in which results that answer none of ``calls`` are plain text.
 
     An agent that only writes what looks like native calls made none, and a chat template or server refuses an answer to
@@ -48,7 +70,7 @@ def untied(observation: Observation, calls: Sequence[Call]) -> Observation:
     return {key: part for key, part in parts.items() if part} | {"text": "\n".join(texts)}
 
 
-def action_message(action: Action) -> Message:
+def action_message(action: Acted) -> Message:
     """Return an action as the assistant's message."""
     message: Message = {"role": "assistant", "content": action.text}
     if action.reasoning is not None:
@@ -65,9 +87,9 @@ def _content(text: str, images: Sequence[Any]) -> str | list[dict[str, Any]]:
     return ([{"type": "text", "text": text}] if text else []) + [{"type": "image", "image": image} for image in images]
 
 
-def calls_move(calls: Sequence[Call]) -> str:
+def calls_move(calls: Sequence[Called]) -> str:
     """Return the move of a turn with tool calls: the JSON list of ``{"id", "name", "arguments"}``, as written."""
-    return json.dumps([call._asdict() for call in calls])
+    return json.dumps([{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls])
 
 
 def view_messages(

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from milepost.envs.files import clear_when_full
-from milepost.recipes.console import did_you_mean, parse
+from milepost.envs.names import did_you_mean
+from milepost.recipes.console import parse
 
 LOOPBACK = ("127.", "::1", "localhost")
 NAMES = ("smollm2", "tiny")

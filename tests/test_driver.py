@@ -186,6 +186,13 @@ def test_a_first_prompt_beyond_the_context_is_the_callers_mistake():
         play(tasks(3), Recorder(lambda r: ContextFull("9 > 8")))
 
 
+def test_a_first_prompt_beyond_the_context_may_end_its_episode_alone():
+    policy = Recorder(lambda r: ContextFull("9 > 8") if r.group == "g1" else choose(r))
+    episodes = play(tasks(3, group=1), policy, first_must_fit=False)
+    assert [e.stop for e in episodes] == [Stop.TERMINATED, Stop.MAX_TOKENS, Stop.TERMINATED]
+    assert (episodes[1].success, episodes[1].outcome, episodes[1].turns) == (False, None, [])
+
+
 def test_wall_time_is_over_between_two_turns():
     (episode,) = play(tasks(1, slow_s=0.05), ScriptedPolicy(["wait"]), timeout_s=0.12)
     assert (episode.stop, episode.outcome) == (Stop.TIMEOUT, 0.0)

@@ -172,10 +172,12 @@ def test_trap_a_template_strips_thinking_from_what_was_said_before(folder: Path)
     assert ["hm" in row for row in rows] == [True, False]
 
 
-def test_a_grown_context_is_full_and_a_first_prompt_too_long_is_refused(loaded: Any) -> None:
+def test_a_grown_context_is_full_and_one_whose_first_prompt_is_too_long(loaded: Any) -> None:
     policy, talk = LocalPolicy(*loaded, max_context=120), Talk("3")
-    with pytest.raises(ValueError, match="episode 5: its first prompt has"):
-        policy.act([Talk("5", first="door " * 400).ask(0)])
+    too_long, answer = policy.act([Talk("5", first="door " * 400).ask(0), Talk("6").ask(0)])
+    assert str(too_long).startswith("episode 5: its first prompt has ")
+    assert str(too_long).endswith(" the context holds 120")
+    assert isinstance(answer, Action)
     play(policy, [talk], 1)
     talk.messages.append({"role": "user", "content": "door " * 400})
     assert isinstance(policy.act([talk.ask(1)])[0], ContextFull)

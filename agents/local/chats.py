@@ -121,7 +121,7 @@ class Chats(LocalPolicy):
             self._kept[taken[i]] = len(ids)
         return [taken[i] for i in range(len(prompts))]
 
-    def _plan(self, request: Request) -> tuple[int, list[int], str] | None:
+    def _plan(self, request: Request) -> tuple[int, list[int], str]:
         """Keep of the row what it has in common with the prompt, all but a token whose logits are needed."""
         ids = self._prompts[request.episode]
         keep = _same(self._rows.get((request.episode, AGENT), _Row()).ids, ids[:-1])

@@ -34,6 +34,9 @@ class _Row:
         self.marks.append((len(self.text), len(self.ids)))
 
 
+_Plan = tuple[int, list[int], str]
+
+
 @dataclass
 class _Draft:
     """An action while it is sampled."""
@@ -143,23 +146,27 @@ class LocalPolicy:
         self._engine.forget(keys)
 
     def act(self, requests: Sequence[Request], sampling: Sequence[Sampling] | None = None) -> list[Answer]:
-        """Return an action per request, or ContextFull where a grown context has no room for another.
+        """Return an action per request, or ContextFull where the context has no room for another.
 
         ``sampling`` says for each request how to sample; None stands for the policy's own settings for all.
-
-        Raises:
-            ValueError: The first prompt of an episode does not fit into the context.
         """
         began = time.perf_counter()
-        plans = [self._plan(request) for request in requests]
-        answers: list[Answer] = [ContextFull(f"episode {r.episode}: {self.max_context} tokens") for r in requests]
-        live = [i for i, plan in enumerate(plans) if plan is not None]
+        answers: list[Answer] = []
+        plans: dict[int, _Plan] = {}
+        for i, request in enumerate(requests):
+            plan = self._plan(request)
+            if isinstance(plan, ContextFull):
+                answers.append(plan)
+            else:
+                answers.append(Action(""))
+                plans[i] = plan
+        live = list(plans)
         if not live:
             return answers
         keys = [(requests[i].episode, requests[i].agent) for i in live]
         cached = []
         for i, key in zip(live, keys, strict=True):
-            keep, context, text = plans[i] or (0, [], "")
+            keep, context, text = plans[i]
             row = self._rows.setdefault(key, _Row())
             self.metrics["forks"] += keep < len(row.ids)
             self._engine.truncate(key, keep)
@@ -172,9 +179,7 @@ class LocalPolicy:
         drafts = self._sample(keys, [requests[i].seed for i in live], settings)
         seconds = (time.perf_counter() - began) / len(live)
         for i, key, draft, keep in zip(live, keys, drafts, cached, strict=True):
-            plan = plans[i]
-            assert plan is not None
-            answers[i] = self._action(draft, keep, plan[1], seconds)
+            answers[i] = self._action(draft, keep, plans[i][1], seconds)
             row = self._rows[key]
             row.text += self._template.plain(draft.text)
             row.ended = draft.ended
@@ -202,18 +207,17 @@ class LocalPolicy:
             row.mark()
             turn.action.tokens = _tokens(keep, context, ids, [float("nan")] * len(ids), self.version)
 
-    def _plan(self, request: Request) -> tuple[int, list[int], str] | None:
-        """Return how much of the row stays, what is new, and the whole text; None where there is no room."""
+    def _plan(self, request: Request) -> _Plan | ContextFull:
+        """Return how much of the row stays, what is new, and the whole text; ContextFull where there is no room."""
         key = (request.episode, request.agent)
         row = self._rows.get(key, _Row())
         keep, context, text = self._difference(row, self._template.render(request.messages, request.tools))
         n = keep + len(context)
         if n + self.max_new_tokens <= self.max_context:
             return keep, context, text
-        if key in self._rows:
-            return None
-        raise ValueError(
-            f"episode {request.episode}: its first prompt has {n} tokens; with {self.max_new_tokens} for an action "
+        prompt = "its prompt" if key in self._rows else "its first prompt"
+        return ContextFull(
+            f"episode {request.episode}: {prompt} has {n} tokens; with {self.max_new_tokens} for an action "
             f"the context holds {self.max_context}"
         )
 

@@ -14,8 +14,9 @@ from milepost.agents.context import Context, LastTurns, TokenBudget
 from milepost.agents.core import Policy
 from milepost.agents.gather import How
 from milepost.agents.scaffolded import Scaffolded
-from milepost.agents.scaffolds import scaffold
+from milepost.agents.scaffolds import Scaffold, scaffold
 from milepost.agents.scripted import OraclePolicy, RandomPolicy
+from milepost.envs.core import Episode
 from milepost.envs.names import did_you_mean
 from milepost.sandbox.process import room_for
 
@@ -40,7 +41,16 @@ class Agent:
     gather: How = "greedy"
     local: LocalPolicy | None = None
     """The model in this process, for credit methods that score with it."""
+    scaffold: Scaffold | None = None
+    context: str | None = None
     close: Callable[[], None] = lambda: None
+
+    def scaffold_of(self, episode: Episode) -> dict[str, Any] | None:
+        """Return what a record says of how the agent was asked; None where nothing stood between."""
+        if self.scaffold is None and self.context is None:
+            return None
+        name, text = (self.scaffold.name, self.scaffold.instructions(episode.tools)) if self.scaffold else (None, "")
+        return {"name": name, "text": text, "context": self.context}
 
 
 def name_of(agent: object) -> str:
@@ -74,12 +84,12 @@ def agent_of(agent: object, settings: Settings) -> Agent:
         raise ValueError(f"--max-cost: {name} costs nothing that is known")
     made = _made(agent, name, settings)
     reference = bool(getattr(made.policy, "reference", False))
-    if settings.scaffold or settings.context:
-        if reference:
-            raise ValueError(f"{name} looks into the environment: --scaffold and --context are for other agents")
-        form = scaffold(settings.scaffold) if settings.scaffold else None
-        shown = _context(settings.context) if settings.context else None
-        made.policy = Scaffolded(made.policy, form, shown)
+    if reference and (settings.scaffold or settings.context):
+        raise ValueError(f"{name} looks into the environment: --scaffold and --context are for other agents")
+    form = settings.scaffold or ("act" if made.local else None)  # it calls no tool natively: they are told it as text
+    if form or settings.context:
+        made.scaffold, made.context = scaffold(form) if form else None, settings.context
+        made.policy = Scaffolded(made.policy, made.scaffold, _context(made.context) if made.context else None)
     return made
 
 

@@ -95,8 +95,6 @@ class Evaluation:
         meter = Meter(settings.max_cost, before.paid["cost"] or 0.0)
         stopped: str | None = None
         runtime: dict[str, Any] = {"agent": agent.name, "policy": agent.name}
-        if settings.scaffold or settings.context:
-            runtime["scaffold"] = {"name": settings.scaffold, "context": settings.context}
         if settings.base_url:
             runtime["base_url"] = settings.base_url
         live = Live(self.panel, before, meter, len(todo), watch)
@@ -105,6 +103,8 @@ class Evaluation:
             if episode.stop is Stop.CANCELLED and not episode.turns:
                 return  # nothing was seen and nothing paid
             episode.runtime |= runtime | {"entry": self.entries[episode.id]}
+            if asked := agent.scaffold_of(episode):
+                episode.runtime["scaffold"] = asked
             run.add(episode, tokens=bool(credits))
             self.played = True
             live.ended(episode, self.entries[episode.id])
@@ -117,6 +117,7 @@ class Evaluation:
             slots=min(settings.concurrency, max(1, len(todo))),
             seed=settings.seed,
             n_threads=settings.env_threads,
+            first_must_fit=False,
             on_end=record,
         )
         try:

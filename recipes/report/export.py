@@ -20,8 +20,9 @@ import tyro
 
 from milepost.envs.core import Episode
 from milepost.envs.files import Images, replacing
+from milepost.envs.names import did_you_mean
 from milepost.envs.runs import read_newest, read_run
-from milepost.recipes.console import did_you_mean, parse
+from milepost.recipes.console import parse
 from milepost.recipes.report.chats import fine_tuning_record
 from milepost.recipes.report.rows import columns, row
 
