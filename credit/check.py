@@ -10,7 +10,7 @@ from typing import Any
 
 from milepost.credit.audit.form import begins
 from milepost.credit.audit.properties import PROPERTIES
-from milepost.credit.audit.rules import MEMORY, RULES
+from milepost.credit.audit.rules import AFTER_MEMORY, MEMORY, RULES
 from milepost.credit.audit.subject import Subject
 from milepost.credit.core import Credit
 from milepost.envs.check import Finding, Report
@@ -31,7 +31,7 @@ def check(method: str | type[Credit] | Credit, **options: Any) -> Report:
         warnings.simplefilter("ignore")
         failures = [Finding(*found) for found in begins(subject)]
         for name, rule in {} if failures else RULES.items():
-            if name == "order" and MEMORY & {finding.rule for finding in failures}:
+            if name in AFTER_MEMORY and MEMORY & {finding.rule for finding in failures}:
                 continue
             try:
                 failures += [Finding(name, text) for text in rule(subject)]

@@ -114,6 +114,25 @@ class SwallowsMachine(Swallows):
         return super().value(episode, t)
 
 
+class SwallowsATerm(SwallowsMachine):
+    """Hides the 0 of a scorer that is down behind a bonus that every turn gets."""
+
+    def value(self, episode: Episode, t: int) -> float:
+        return super().value(episode, t) + 0.1
+
+
+class SwallowsIntoNan(SwallowsMachine):
+    """Makes NaN, which is written as 0, of a scorer that is down."""
+
+    def value(self, episode: Episode, t: int) -> float:
+        answer = super().value(episode, t)
+        try:
+            self.scorer.logprobs([episode.view(t)], [episode.info["answer"]])
+        except Exception:
+            return math.nan
+        return answer
+
+
 class BareKeys(Good):
     """Remembers what a state is worth by its key alone, so a state of another task answers for it."""
 
@@ -132,6 +151,27 @@ class BareKeys(Good):
             self.worth.setdefault(key, value + visits[key])
             for key, value in zip(keys, super().row(episode), strict=True)
         ]
+
+
+class BareKeysOfTheClass(BareKeys):
+    """Remembers by the bare key in the class, where every object finds it."""
+
+    worth: ClassVar[dict[str, float]] = {}  # type: ignore[misc]
+
+    def __init__(self) -> None:
+        """Keep what the class has."""
+
+
+class BestOfTheClass(Good):
+    """Remembers in the class what was the most that a task paid, in whatever group."""
+
+    best: ClassVar[dict[str | None, float]] = {}
+
+    def on_group(self, group: Sequence[Episode]) -> Rewards:
+        rows = [self.row(episode) for episode in group]
+        task = group[0].task if group else None
+        self.best[task] = max([self.best.get(task, 0.0), *(value for row in rows for value in row)])
+        return [[value / (1 + self.best[task]) for value in row] for row in rows]
 
 
 class SharesMemory(Credit):
@@ -185,7 +225,11 @@ BROKEN: dict[type[Credit], str] = {
     Peeks: "needs",
     Swallows: "errors",
     SwallowsMachine: "errors",
+    SwallowsATerm: "errors",
+    SwallowsIntoNan: "errors",
     BareKeys: "keys",
+    BareKeysOfTheClass: "keys",
+    BestOfTheClass: "state",
     SharesMemory: "interleaved",
     Scribbles: "writes",
     PairsWithNothing: "card",

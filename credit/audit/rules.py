@@ -11,7 +11,7 @@ import numpy as np
 
 from milepost.credit.audit import groups as made
 from milepost.credit.audit.changes import CHANGES, WITHOUT, renamed
-from milepost.credit.audit.standins import Broken, LevelScorer
+from milepost.credit.audit.standins import Broken, LevelScorer, standin
 from milepost.credit.audit.subject import Rows, Subject, changed, difference, live, number, played, same, told
 from milepost.credit.core import Credit, assign, overrides
 from milepost.envs.core import Episode
@@ -87,37 +87,58 @@ def _centred(subject: Subject) -> Iterator[str]:
 
 
 def _state(subject: Subject) -> Iterator[str]:
-    """Nothing is remembered between groups but what ``fit`` learned."""
-    credit, group, other = subject.fresh(), made.ragged(), made.wandering()
-    first = subject.ask(credit, group)
-    if at := difference(first, subject.ask(credit, group)):
-        yield f"asked twice about one group it gave other numbers, {at}: what it learns, it learns in fit."
+    """Nothing is remembered between groups but what ``fit`` learned, in the object or out of it.
+
+    Names are new for each object, so that what a module or a class remembers is not remembered from before.
+    """
+    learns = "what it learns, it learns in fit"
+    credit, names = subject.fresh(), made.mark()
+    first = subject.ask(credit, made.anew(made.ragged(), names))
+    if at := difference(first, subject.ask(credit, made.anew(made.ragged(), names))):
+        yield f"asked twice about one group it gave other numbers, {at}: {learns}."
         return
-    subject.ask(credit, other)
-    if at := difference(first, subject.ask(credit, group)):
-        yield f"after another group it gave other numbers, {at}: what it learns, it learns in fit."
+    subject.ask(credit, made.anew(made.wandering(), names))
+    if at := difference(first, subject.ask(credit, made.anew(made.ragged(), names))):
+        yield f"after another group it gave other numbers, {at}: {learns}."
         return
-    credit = subject.fresh()
-    subject.ask(credit, other)
-    if at := difference(first, subject.ask(credit, group)):
-        yield f"in another order of groups it gave other numbers, {at}: a group does not feel the ones before it."
+    orders = [
+        ("of another task", made.wandering(), made.ragged()),
+        ("of the same task", made.backwards("tea"), made.ragged()),
+        ("of the same task", made.ragged(), made.backwards("tea")),
+    ]
+    for what, before, group in orders:
+        alone = subject.ask(subject.fresh(), made.anew(group, made.mark()))
+        credit, names = subject.fresh(), made.mark()
+        subject.ask(credit, made.anew(before, names))
+        at = difference(alone, subject.ask(credit, made.anew(group, names)))
+        if at and not list(_keys(subject)):
+            yield f"after a group {what} it gave other numbers, {at}: a group does not feel the ones before it."
+            return
 
 
 def _keys(subject: Subject) -> Iterator[str]:
     """A state is known by its task and its key."""
-    group = changed(made.ragged(), lambda episode: renamed(episode, lambda key: key.partition(":")[2]))
-    theirs = changed(made.backwards("nut"), lambda episode: renamed(episode, lambda key: key.partition(":")[2]))
-    alone = subject.answers(group)
+    groups = [changed(group, lambda e: renamed(e, lambda key: key.partition(":")[2])) for group in _two_tasks()]
     for ask in (_ask, _fit):
-        met, unmet = subject.fresh(), subject.fresh()
-        if not (ask(subject, met, theirs) and ask(subject, unmet, made.backwards("nut"))):
-            continue
-        if (at := difference(alone, subject.ask(met, group))) and not difference(alone, subject.ask(unmet, group)):
-            yield (
-                f"a group of another task in which states have the same keys changed its numbers, {at}; with other "
-                "keys it did not: look a state up by its task and its key."
-            )
-            return
+        for i in (0, 1):
+            names = made.mark()
+            alone = subject.ask(subject.fresh(), made.anew(groups[i], names))
+            shared, apart = made.mark(), made.mark()
+            met, unmet = subject.fresh(), subject.fresh()
+            theirs = made.anew(groups[1 - i], shared), made.anew(_two_tasks()[1 - i], apart)
+            if not (ask(subject, met, theirs[0]) and ask(subject, unmet, theirs[1])):
+                continue
+            at = difference(alone, subject.ask(met, made.anew(groups[i], shared)))
+            if at and not difference(alone, subject.ask(unmet, made.anew(_two_tasks()[i], apart))):
+                yield (
+                    f"a group of another task in which states have the same keys changed its numbers, {at}; with "
+                    "other keys it did not: look a state up by its task and its key."
+                )
+                return
+
+
+def _two_tasks() -> list[list[Episode]]:
+    return [made.ragged(), made.backwards("nut")]
 
 
 def _ask(subject: Subject, credit: Credit, group: list[Episode]) -> bool:
@@ -200,9 +221,31 @@ def _errors(subject: Subject) -> Iterator[str]:
     for part in subject.parts:
         broken = Broken()
         rows = _or_none(subject, group, **{part: broken})
-        if rows is not None and broken.n_raised and (text := _zeroed(whole, rows, everywhere=False)):
+        if rows is None or not broken.n_raised:
+            continue
+        if text := _zeroed(whole, rows, everywhere=False) or _judged(whole, rows, _otherwise(subject, group, part)):
             yield f"when its {part} raised a MachineError, {text}: let it pass, or give None."
             return
+
+
+def _otherwise(subject: Subject, group: Sequence[Episode], part: str) -> list[Rows]:
+    """Return what the method says with parts that answer otherwise, to see which turns depend on the part."""
+    return [rows for seed in (1, 2, 3) if (rows := _or_none(subject, group, **{part: standin(part, seed)}))]
+
+
+def _judged(whole: Rows, rows: Rows, others: list[Rows]) -> str:
+    """Return a sentence if a turn whose number depends on what is broken is judged all the same."""
+    depend = [
+        (g, t) for g, row in enumerate(whole) for t, v in enumerate(row) if any(not same(v, o[g][t]) for o in others)
+    ]
+    judged = [(g, t) for g, t in depend if rows[g][t] is not None]
+    if not judged:
+        return ""
+    g, t = judged[0]
+    return (
+        f"{len(judged)} of {len(depend)} turns whose numbers depend on it were judged without it (attempt {g}, turn "
+        f"{t}: {told(whole[g][t])} before, {told(rows[g][t])} now)"
+    )
 
 
 def _or_none(subject: Subject, group: Sequence[Episode], **parts: Any) -> Rows | None:
@@ -228,13 +271,14 @@ def _zeroed(whole: Rows, rows: Rows, *, everywhere: bool) -> str:
 
 
 MEMORY = {"state", "keys"}
-"""To a method that breaks one of these the order of attempts must matter, and ``order`` says nothing new."""
+AFTER_MEMORY = {"zeros", "centred", "order", "interleaved", "needs", "errors"}
+"""What compares the answers of several askings: of a method that breaks one of ``MEMORY`` it says nothing new."""
 RULES: dict[str, Callable[[Subject], Iterator[str]]] = {
     "finite": _finite,
-    "zeros": _zeros,
-    "centred": _centred,
     "state": _state,
     "keys": _keys,
+    "zeros": _zeros,
+    "centred": _centred,
     "order": _order,
     "writes": _writes,
     "interleaved": _interleaved,
