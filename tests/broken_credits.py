@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 from typing import Any, ClassVar
 
 from milepost.credit.core import Credit, Rewards, Scorer
@@ -48,6 +49,28 @@ class Centres(Good):
         rows = [self.row(episode) for episode in group]
         alive = [[row[t] for row in rows if t < len(row)] for t in range(max(map(len, rows)))]
         return [[value - sum(alive[t]) / len(alive[t]) for t, value in enumerate(row)] for row in rows]
+
+
+class CentresOnTheMedian(Good):
+    """Takes the median of those alive off each turn."""
+
+    def on_group(self, group: Sequence[Episode]) -> Rewards:
+        rows = [self.row(episode) for episode in group]
+        alive = [[row[t] for row in rows if t < len(row)] for t in range(max(map(len, rows), default=0))]
+        return [[value - median(alive[t]) for t, value in enumerate(row)] for row in rows]
+
+
+class CentresBesideTheOutcome(Centres):
+    """Takes the mean off each turn, and adds the outcome to the last."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reward_components", "outcome"})
+    includes_outcome: ClassVar[bool] = True
+
+    def on_group(self, group: Sequence[Episode]) -> Rewards:
+        rows = [list(row) for row in super().on_group(group)]
+        for row, episode in zip(rows, group, strict=True):
+            row[-1] += episode.outcome
+        return rows
 
 
 class Remembers(Good):
@@ -219,6 +242,8 @@ BROKEN: dict[type[Credit], str] = {
     DropsZeros: "zeros",
     SkipsZeros: "zeros",
     Centres: "centred",
+    CentresOnTheMedian: "centred",
+    CentresBesideTheOutcome: "centred",
     Remembers: "state",
     NotANumber: "finite",
     OneShort: "shape",

@@ -84,6 +84,51 @@ def _centred(subject: Subject) -> Iterator[str]:
                 "unbiased."
             )
             return
+    yield from _shifted(subject)
+
+
+def _shifted(subject: Subject) -> Iterator[str]:
+    """What all attempts earned more is in their numbers, as it is where one of them earned it."""
+    group = made.ragged()
+    everyone, before = set(range(len(group))), subject.answers(group)
+    for what, shift in SHIFTS.items():
+        for t in (0, 1, None):
+            where = "in every turn" if t is None else f"in turn {t}"
+            one, all_ = (subject.answers(_earning_more(group, shift, who, t)) for who in ({0}, everyone))
+            if (at := difference(before, one)) and not difference(before, all_):
+                yield (
+                    f"its numbers are the same when the {what} of all attempts is {MORE:g} more {where}, and others "
+                    f"when that of attempt 0 alone is, {at}: they are centred. Give what was earned; the estimator "
+                    "takes the mean."
+                )
+                return
+
+
+def _earning_more(group: list[Episode], shift: Callable[[Episode, int], None], who: set[int], t: int | None) -> Any:
+    copy = deepcopy(group)
+    for g in who:
+        for at in range(len(copy[g].turns)) if t is None else [t] if t < len(copy[g].turns) else []:
+            shift(copy[g], at)
+    return copy
+
+
+def _more_components(episode: Episode, t: int) -> None:
+    info = episode.turns[t].info
+    info["reward_components"] = type(info["reward_components"])(
+        {name: value + MORE for name, value in info["reward_components"].items()}
+    )
+
+
+def _more_potential(episode: Episode, t: int) -> None:
+    for turn in episode.turns[t:]:
+        turn.info["potential"] += MORE
+
+
+MORE = 0.25
+SHIFTS: dict[str, Callable[[Episode, int], None]] = {
+    "reward_components": _more_components,
+    "potential": _more_potential,
+}
 
 
 def _state(subject: Subject) -> Iterator[str]:
