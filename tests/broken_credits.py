@@ -215,6 +215,22 @@ class SharesMemory(Credit):
         return 0.25 if moved else 0.125
 
 
+class ByAttempt(SharesMemory):
+    """Remembers by the attempt's number, which attempts at other tasks have, too."""
+
+    def __init__(self) -> None:
+        self.by: dict[int, str] = {}
+
+    def on_reset(self, episode: Episode) -> None:
+        self.by[episode.attempt] = episode.info["state_key"]
+
+    def on_turn(self, episode: Episode) -> float:
+        self.last = self.by[episode.attempt]
+        value = super().on_turn(episode)
+        self.by[episode.attempt] = str(self.last)
+        return value
+
+
 class Scribbles(Credit):
     """Writes down the outcome that it would like."""
 
@@ -256,6 +272,7 @@ BROKEN: dict[type[Credit], str] = {
     BareKeysOfTheClass: "keys",
     BestOfTheClass: "state",
     SharesMemory: "interleaved",
+    ByAttempt: "interleaved",
     Scribbles: "writes",
     PairsWithNothing: "card",
     NeedsAList: "card",

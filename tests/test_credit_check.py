@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from broken_credits import BROKEN, Good
 
@@ -94,3 +95,43 @@ class Fussy(Good):
 def test_a_method_that_cannot_be_made_is_one_line():
     with pytest.raises(ValueError, match="credit 'Fussy' cannot be made: RuntimeError: not today"):
         check(Fussy)
+
+
+class OwnKey(Good):
+    """Looks at a key that its own environment alone gives."""
+
+    def row(self, episode: Episode) -> list[float]:
+        return [float(turn.info["n_tests_passed"]) for turn in episode.turns]
+
+
+class NeedsAPlanner(Good):
+    """Cannot be made without a planner."""
+
+    needs = frozenset({"planner"})
+
+    def __init__(self, *, planner: object) -> None:
+        self.planner = planner
+
+
+@pytest.mark.parametrize(("method", "told"), [(OwnKey, "info['n_tests_passed']"), (NeedsAPlanner, "planner")])
+def test_what_there_is_no_stand_in_for_is_a_note_and_no_failure(method: type[Credit], told: str):
+    failures, notes = check(method)
+    assert failures == []
+    assert [note.text for note in notes] == [f"not measured: it needs {told}, which the check has no stand-in for."]
+
+
+class ByIdWithoutReset(Credit):
+    """Counts turns by episode, and says whether the count is odd as numpy does."""
+
+    name = "by_id"
+
+    def __init__(self) -> None:
+        self.n: dict[str, int] = {}
+
+    def on_turn(self, episode: Episode) -> float:
+        self.n[episode.id] = self.n.get(episode.id, 0) + 1
+        return np.bool_(self.n[episode.id] % 2)  # type: ignore[return-value]
+
+
+def test_a_live_method_that_counts_by_episode_and_hears_no_reset_passes():
+    assert check(ByIdWithoutReset).failures == []

@@ -8,7 +8,8 @@ from typing import get_args
 import numpy as np
 
 from milepost.credit.audit import groups as made
-from milepost.credit.audit.subject import Rows, Subject
+from milepost.credit.audit.changes import infos
+from milepost.credit.audit.subject import NO_STANDIN, NoStandinError, Rows, Subject
 from milepost.credit.cards import NEEDS, card_of
 from milepost.credit.core import Channel, Level, overrides
 from milepost.credit.methods import TABLE, look_up
@@ -26,11 +27,22 @@ def begins(subject: Subject) -> Iterator[tuple[str, str]]:
         try:
             rows = subject.answers(group)
         except Exception as error:
+            if absent := ", ".join(sorted(subject.credit.needs & NO_STANDIN)):
+                raise NoStandinError(absent) from error
+            if key := _own_key(error, group):
+                raise NoStandinError(f"info[{key!r}]") from error
             yield "raises", f"asked about the group {name!r}, which has all that there is, it raised {said(error)}."
             return
         if wrong := _shape(group, rows):
             yield "shape", f"of the group {name!r}: {wrong}."
             return
+
+
+def _own_key(error: Exception, group: Sequence[Episode]) -> str:
+    """Return the key that a method misses, if it is a name that only its own environment can give."""
+    key = error.args[0] if isinstance(error, KeyError) and error.args else None
+    known = {name for episode in group for info in infos(episode) for name in info} | NEEDS
+    return key if isinstance(key, str) and key.isidentifier() and key not in known else ""
 
 
 def _card(subject: Subject) -> Iterator[str]:
@@ -61,6 +73,6 @@ def _shape(group: Sequence[Episode], rows: Rows) -> str:
             n = len(turn.action.tokens.ids) if turn.action.tokens else 0
             if isinstance(value, np.ndarray) and value.shape not in ((n,), ()):
                 return f"attempt {g}, turn {t}: expected {n} numbers, one a sampled token, got shape {value.shape}"
-            if not (value is None or isinstance(value, int | float | np.number | np.ndarray)):
+            if not (value is None or isinstance(value, int | float | np.bool_ | np.number | np.ndarray)):
                 return f"attempt {g}, turn {t}: expected a number, an array or None, got {type(value).__name__}"
     return ""

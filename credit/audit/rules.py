@@ -233,7 +233,7 @@ def _interleaved(subject: Subject) -> Iterator[str]:
     """What a live method remembers belongs to one episode: others are played at the same time."""
     if not subject.credit.live:
         return
-    episodes = made.ragged()
+    episodes = [*made.ragged(), *made.backwards("nut")]
     alone = [live(subject.fresh(), episode) for episode in episodes]
     credit = subject.fresh()
     turns = zip_longest(*(played(credit, episode) for episode in episodes))

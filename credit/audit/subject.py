@@ -23,6 +23,17 @@ CLOSE = 1e-6
 """Numbers that differ by less, absolutely or in proportion, are the same."""
 
 
+NO_STANDIN = frozenset({"planner", "process", "values"})
+"""What ``needs`` may name and the audit cannot make up."""
+
+
+class NoStandinError(ValueError):
+    """A method cannot be asked, for want of what there is no stand-in for."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"not measured: it needs {what}, which the check has no stand-in for.")
+
+
 class Subject:
     """A credit method by its name, its class, or an instance to copy."""
 
@@ -41,9 +52,13 @@ class Subject:
         options = {**found, **self._options}
         try:
             return resolve(self._method, **options) if isinstance(self._method, str) else self._method(**options)
-        except ValueError:
+        except ValueError as error:
+            if absent := self._absent():
+                raise NoStandinError(absent) from error
             raise
         except Exception as error:
+            if absent := self._absent():
+                raise NoStandinError(absent) from error
             told = self._method if isinstance(self._method, str) else self._method.__name__
             raise ValueError(f"credit {told!r} cannot be made: {type(error).__name__}: {error}") from error
 
@@ -63,6 +78,12 @@ class Subject:
         if key not in self._known:
             self._known[key] = self.ask(self.fresh(), group)
         return self._known[key]
+
+    def _absent(self) -> str:
+        """Return what it needs and there is no stand-in for."""
+        cls = find(self._method) if isinstance(self._method, str) else self._method
+        needs = cls.needs if isinstance(cls.needs, frozenset | set) else frozenset[str]()
+        return ", ".join(sorted((needs & NO_STANDIN) - self._options.keys()))
 
     def _parts(self) -> list[str]:
         """Return which stand-ins its constructor is to get."""
