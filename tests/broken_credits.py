@@ -1,4 +1,4 @@
-"""A good method, and eight that break one rule of the contract each."""
+"""Good methods, and those that break one rule of the contract each."""
 
 from __future__ import annotations
 
@@ -197,6 +197,87 @@ class BestOfTheClass(Good):
         return [[value / (1 + self.best[task]) for value in row] for row in rows]
 
 
+class SearchesForText(Good):
+    """Finds a turn's number again by the turn's text: the first that has it."""
+
+    def row(self, episode: Episode) -> list[Any]:
+        texts = [turn.action.text for turn in episode.turns]
+        row = super().row(episode)
+        return [row[texts.index(text)] for text in texts]
+
+
+class PlacesByText(Good):
+    """Puts a turn's number where it finds the turn's text in what was written, and adds up what falls together."""
+
+    def row(self, episode: Episode) -> list[Any]:
+        written = "\n".join(f"{turn.action.text}." for turn in episode.turns)
+        row = [0.0] * len(episode.turns)
+        for turn, value in zip(episode.turns, super().row(episode), strict=True):
+            row[written[: written.index(f"{turn.action.text}.")].count("\n")] += value
+        return row
+
+
+class ScoresByText(Swallows):
+    """Scores the state before the first turn that has a turn's text."""
+
+    name: ClassVar[str] = "scores_by_text"
+
+    def value(self, episode: Episode, t: int) -> float:
+        if "answer" not in episode.info:
+            raise ContractError(f"{self.name} needs info['answer']; {episode.env_id} gave none")
+        at = [turn.action.text for turn in episode.turns].index(episode.turns[t].action.text)
+        return float(sum(self.scorer.logprobs([episode.view(at)], [episode.info["answer"]])[0]))
+
+
+class Learns(Good):
+    """Expects of a turn what turns earned in the batches before, and saves that."""
+
+    name: ClassVar[str] = "learns"
+    trains: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.mean, self.n_batches = 0.0, 0
+
+    def row(self, episode: Episode) -> list[Any]:
+        return [value - self.mean for value in super().row(episode)]
+
+    def fit(self, groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
+        values = [value for group in groups for episode in group for value in super(Learns, self).row(episode)]
+        self.n_batches += 1
+        self.mean += (sum(values) / len(values) + 0.1 - self.mean) / (self.n_batches + 1)
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "n_batches": self.n_batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean, self.n_batches = state["mean"], state["n_batches"]
+
+
+class SavesNothing(Learns):
+    """Forgets what it learned when a run goes on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take nothing."""
+
+
+class ForgetsTheCount(Learns):
+    """Goes on with what it learned, and learns on as if it had just begun."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean = state["mean"]
+
+
+class CannotLoad(Learns):
+    """Saves under another name than it loads."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.mean}
+
+
 class SharesMemory(Credit):
     """Pays for a state other than the last one seen, in whatever episode."""
 
@@ -271,6 +352,12 @@ BROKEN: dict[type[Credit], str] = {
     BareKeys: "keys",
     BareKeysOfTheClass: "keys",
     BestOfTheClass: "state",
+    SearchesForText: "texts",
+    PlacesByText: "texts",
+    ScoresByText: "texts",
+    SavesNothing: "resume",
+    ForgetsTheCount: "resume",
+    CannotLoad: "resume",
     SharesMemory: "interleaved",
     ByAttempt: "interleaved",
     Scribbles: "writes",

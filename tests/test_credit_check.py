@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_credits import BROKEN, Good
+from broken_credits import BROKEN, Good, Learns
 
 from milepost.credit.audit.standins import standin
 from milepost.credit.audit.subject import Subject
@@ -135,3 +135,27 @@ class ByIdWithoutReset(Credit):
 
 def test_a_live_method_that_counts_by_episode_and_hears_no_reset_passes():
     assert check(ByIdWithoutReset).failures == []
+
+
+def test_a_method_that_saves_what_fit_learned_passes():
+    assert check(Learns).failures == []
+
+
+class PaysNothingTwice(Good):
+    """Pays nothing for a text that was said before."""
+
+    def row(self, episode: Episode) -> list[float]:
+        texts, row = [turn.action.text for turn in episode.turns], super().row(episode)
+        return [0.0 if texts[t] in texts[:t] else value for t, value in enumerate(row)]
+
+
+class PaysAllOfWhatIsNew(PaysNothingTwice):
+    """Pays every turn what all turns earned that said something new."""
+
+    def row(self, episode: Episode) -> list[float]:
+        return [sum(super().row(episode))] * len(episode.turns)
+
+
+@pytest.mark.parametrize("method", [PaysNothingTwice, PaysAllOfWhatIsNew])
+def test_a_method_that_judges_repeated_texts_passes(method: type[Credit]):
+    assert check(method).failures == []

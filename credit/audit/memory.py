@@ -1,4 +1,4 @@
-"""What a method remembers: nothing between groups but what ``fit`` learned, and that by task and key."""
+"""What a method remembers: between groups what ``fit`` learned alone, by task and key, and in what it saves."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from copy import deepcopy
 
 from milepost.credit.audit import groups as made
 from milepost.credit.audit.changes import renamed
-from milepost.credit.audit.subject import Subject, changed, difference
-from milepost.credit.core import Credit, assign, overrides
+from milepost.credit.audit.subject import Subject, changed, difference, live
+from milepost.credit.core import Credit, assign, overrides, restore, saved
 from milepost.envs.core import Episode
+from milepost.envs.rules import said
 
 
 def state(subject: Subject) -> Iterator[str]:
@@ -51,16 +52,38 @@ def keys(subject: Subject) -> Iterator[str]:
             alone = subject.ask(subject.fresh(), made.anew(groups[i], names))
             shared, apart = made.mark(), made.mark()
             met, unmet = subject.fresh(), subject.fresh()
-            theirs = made.anew(groups[1 - i], shared), made.anew(_two_tasks()[1 - i], apart)
-            if not (ask(subject, met, theirs[0]) and ask(subject, unmet, theirs[1])):
+            if not ask(subject, met, made.anew(groups[1 - i], shared)):
                 continue
             at = difference(alone, subject.ask(met, made.anew(groups[i], shared)))
-            if at and not difference(alone, subject.ask(unmet, made.anew(_two_tasks()[i], apart))):
+            if not at or not ask(subject, unmet, made.anew(_two_tasks()[1 - i], apart)):
+                continue
+            if not difference(alone, subject.ask(unmet, made.anew(_two_tasks()[i], apart))):
                 yield (
                     f"a group of another task in which states have the same keys changed its numbers, {at}; with "
                     "other keys it did not: look a state up by its task and its key."
                 )
                 return
+
+
+def resume(subject: Subject) -> Iterator[str]:
+    """A run that goes on from a saved state goes on as if it had never stopped."""
+    group = made.anew(made.ragged(), made.mark())
+    credit = subject.fresh()
+    if not _fit(subject, credit, group):
+        return
+    saves = "state_dict and load_state_dict carry all that fit learned."
+    resumed, state = subject.fresh(), deepcopy(saved(credit))
+    try:
+        restore(resumed, state)
+    except Exception as error:
+        yield f"after 1 fit a new object could not take back what state_dict returned, {said(error)}: {saves}"
+        return
+    for when in ("after 1 fit", "after 1 more fit of both"):
+        if at := difference(subject.ask(credit, group), subject.ask(resumed, group)):
+            yield f"{when} a new object that took back its saved state gave other numbers, {at}: {saves}"
+            return
+        if not (_fit(subject, credit, group) and _fit(subject, resumed, group)):
+            return
 
 
 def _two_tasks() -> list[list[Episode]]:
@@ -78,6 +101,9 @@ def _fit(subject: Subject, credit: Credit, group: list[Episode]) -> bool:
         return False
     copy = deepcopy(group)
     try:
+        for episode in copy if credit.live else ():
+            for turn, value in zip(episode.turns, live(credit, episode), strict=True):
+                turn.put(credit.label, value)
         assign([credit], [copy])
         credit.fit([copy])
     except Exception:

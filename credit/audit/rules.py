@@ -12,7 +12,8 @@ from milepost.credit.audit import groups as made
 from milepost.credit.audit.absence import errors
 from milepost.credit.audit.centring import centred
 from milepost.credit.audit.changes import CHANGES
-from milepost.credit.audit.memory import keys, state
+from milepost.credit.audit.memory import keys, resume, state
+from milepost.credit.audit.places import texts
 from milepost.credit.audit.standins import LevelScorer
 from milepost.credit.audit.subject import Rows, Subject, changed, difference, live, played, same, told
 from milepost.credit.core import overrides
@@ -103,26 +104,29 @@ def _interleaved(subject: Subject) -> Iterator[str]:
 
 def _needs(subject: Subject) -> Iterator[str]:
     """What is looked at is declared."""
+    groups = made.ragged(), made.wandering()
     for key, change in CHANGES.items():
         covered = {key} | ({"answer"} if key == "aliases" else set())
         if covered & subject.credit.needs:
             continue
-        for group in (made.ragged(), made.wandering()):
+        for group in groups:
             if at := difference(subject.answers(group), subject.answers(changed(group, change))):
                 yield f"its numbers change with {key!r}, {at}, and needs does not name that."
                 break
 
 
 MEMORY = {"state", "keys"}
-AFTER_MEMORY = {"zeros", "centred", "order", "interleaved", "needs", "errors"}
+AFTER_MEMORY = {"resume", "zeros", "centred", "order", "texts", "interleaved", "needs", "errors"}
 """What compares the answers of several askings: of a method that breaks one of ``MEMORY`` it says nothing new."""
 RULES: dict[str, Callable[[Subject], Iterator[str]]] = {
     "finite": _finite,
     "state": state,
     "keys": keys,
+    "resume": resume,
     "zeros": _zeros,
     "centred": centred,
     "order": _order,
+    "texts": texts,
     "writes": _writes,
     "interleaved": _interleaved,
     "needs": _needs,

@@ -39,6 +39,14 @@ class HashScorer:
         ]
 
 
+class LastScorer(HashScorer):
+    """A scorer that looks at the last message of a view alone."""
+
+    def logprobs(self, views: Sequence[Sequence[Message]], targets: Sequence[str], **form: Any) -> list[FloatArray]:
+        """Return ``[N][L]`` log-probabilities in nats."""
+        return super().logprobs([view[-1:] for view in views], targets, **form)
+
+
 class LevelScorer:
     """A scorer that is sure of everything: 0 nats, but ``level`` in every other view, counted by its messages."""
 
