@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from typing import Any
 
 from milepost.credit.audit import groups as made
-from milepost.credit.audit.subject import Subject, difference, number
+from milepost.credit.audit.estimate import estimate, numbers
+from milepost.credit.audit.subject import Subject, copied, difference, number
+from milepost.credit.methods import look_up
 from milepost.envs.core import Episode
 
 CLOSE_TO_NOTHING = 1e-9
@@ -35,7 +36,7 @@ def centred(subject: Subject) -> Iterator[str]:
                 "unbiased."
             )
             return
-    yield from _shifted(subject)
+    yield from [*_shifted(subject), *_outcome(subject)][:1]
 
 
 def _shifted(subject: Subject) -> Iterator[str]:
@@ -55,8 +56,44 @@ def _shifted(subject: Subject) -> Iterator[str]:
                 return
 
 
+def _outcome(subject: Subject) -> Iterator[str]:
+    """The outcome is in its numbers as it is.
+
+    Not so where its estimator takes numbers as they are: then nothing is centred twice, and a method may have the
+    outcome's advantage in its own equation, as TRACE's terminal part has. The attempt that is shifted stays third, as
+    a rank is no centring.
+    """
+    group = made.ragged()
+    before = subject.answers(group)
+    one, all_ = (subject.answers(_winning_more(group, who)) for who in ({2}, set(range(len(group)))))
+    if (at := difference(before, one)) and not difference(before, all_) and centres(subject.credit.pair):
+        yield (
+            f"its numbers are the same when the outcome of all attempts is {MORE:g} more, and others when that of "
+            f"attempt 2 alone is, {at}: they are centred, and {subject.credit.pair!r} takes a mean once more. Give "
+            "what was earned."
+        )
+
+
+def centres(pair: str) -> bool:
+    """Whether an estimator takes a mean: what all attempts earn more, at the end or in every turn, is in no number."""
+    group = [made.attempt(0, 1.0, [0, 2, 4]), made.attempt(1, 0.0, [0, 1, 2])]
+    rows = [[0.25, 0.5], [0.0, 0.25]]
+    before, last, every = (
+        numbers(estimate(look_up(pair), [group], [[[a + x, b + y] for a, b in rows]], 0.0, expect=0.0))[0]
+        for x, y in ((0.0, 0.0), (0.0, MORE), (MORE, MORE))
+    )
+    return not (difference(before, last) and difference(before, every))
+
+
+def _winning_more(group: list[Episode], who: set[int]) -> list[Episode]:
+    copy = copied(group)
+    for g in who:
+        copy[g].turns[-1].info["outcome"] += MORE
+    return copy
+
+
 def _earning_more(group: list[Episode], shift: Callable[[Episode, int], None], who: set[int], t: int | None) -> Any:
-    copy = deepcopy(group)
+    copy = copied(group)
     for g in who:
         for at in range(len(copy[g].turns)) if t is None else [t] if t < len(copy[g].turns) else []:
             shift(copy[g], at)

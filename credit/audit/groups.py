@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from copy import deepcopy
 from random import Random
 from typing import Any
 
 import numpy as np
 
+from milepost.credit.audit.subject import copied
 from milepost.credit.made import episode
 from milepost.envs.core import Episode, Stop, Tokens
 from milepost.envs.hooks import TurnHooks
@@ -160,7 +160,7 @@ def anew(group: Group, names: str) -> Group:
 
     The episodes get ids of their own each time. What stand-ins say does not depend on marks.
     """
-    copy, ids = deepcopy(group), mark()
+    copy, ids = copied(group), mark()
     for played in copy:
         played.id += ids
         played.task, played.group = f"{played.task}{names}", f"{played.group}{names}"

@@ -7,7 +7,7 @@ from copy import deepcopy
 
 from milepost.credit.audit import groups as made
 from milepost.credit.audit.changes import renamed
-from milepost.credit.audit.subject import Subject, changed, difference, live
+from milepost.credit.audit.subject import Subject, changed, copied, difference, live
 from milepost.credit.core import Credit, assign, overrides, restore, saved
 from milepost.envs.core import Episode
 from milepost.envs.rules import said
@@ -99,7 +99,7 @@ def _fit(subject: Subject, credit: Credit, group: list[Episode]) -> bool:
     """Have the method learn from a group, where it can: what it needs for that may not be there."""
     if not overrides(credit, "fit"):
         return False
-    copy = deepcopy(group)
+    copy = copied(group)
     try:
         for episode in copy if credit.live else ():
             for turn, value in zip(episode.turns, live(credit, episode), strict=True):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 
 from milepost.credit.audit import groups as made
 from milepost.credit.audit.standins import LastScorer
-from milepost.credit.audit.subject import Rows, Subject, difference, same
+from milepost.credit.audit.subject import Rows, Subject, copied, difference, same
 from milepost.envs.core import Episode
 
 Place = tuple[int, int]
@@ -51,7 +50,7 @@ def _group(*, repeated: bool) -> list[Episode]:
 
 def _happened(group: list[Episode], place: Place) -> list[Episode]:
     """Return a copy in which something else happened in one turn, whatever a method looks at."""
-    copy = deepcopy(group)
+    copy = copied(group)
     turn = copy[place[0]].turns[place[1]]
     turn.observation = f"{turn.observation} and more"
     info, components = turn.info, turn.info["reward_components"]

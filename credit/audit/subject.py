@@ -64,11 +64,7 @@ class Subject:
 
     def ask(self, credit: Credit, group: Sequence[Episode]) -> Rows:
         """Return what the method says of a copy of a group, during play or after it."""
-        copy = deepcopy(list(group))
-        if overrides(credit, "on_group"):
-            rows: Rewards = credit.on_group(copy)
-            return [list(row) for row in rows]
-        return [live(credit, episode) for episode in copy]
+        return asked(credit, copied(group))
 
     def answers(self, group: Sequence[Episode], **parts: Any) -> Rows:
         """Return what the method, as new, says of a group; what was asked before is known."""
@@ -95,6 +91,20 @@ class Subject:
         needed = [p for p in PARTS if p in cls.needs and (p in parameters or some)]
         required = [p for p in PARTS if p in parameters and parameters[p].default is inspect.Parameter.empty]
         return [part for part in PARTS if part in {*needed, *required} - self._options.keys()]
+
+
+def copied(group: Sequence[Episode]) -> list[Episode]:
+    """Return a copy of a group, several times as fast as ``deepcopy`` does."""
+    copy: list[Episode] = pickle.loads(pickle.dumps(list(group)))
+    return copy
+
+
+def asked(credit: Credit, group: Sequence[Episode]) -> Rows:
+    """Return what a method says of a group itself, during play or after it."""
+    if overrides(credit, "on_group"):
+        rows: Rewards = credit.on_group(group)
+        return [list(row) for row in rows]
+    return [live(credit, episode) for episode in group]
 
 
 def live(credit: Credit, episode: Episode) -> list[Any]:
@@ -138,7 +148,7 @@ def told(value: Any) -> str:
 
 def changed(group: Sequence[Episode], change: Callable[[Episode], None]) -> list[Episode]:
     """Return a copy of a group with each episode changed."""
-    copy = deepcopy(list(group))
+    copy = copied(group)
     for episode in copy:
         change(episode)
     return copy
