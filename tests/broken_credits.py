@@ -67,9 +67,23 @@ class CentresBesideTheOutcome(Centres):
     includes_outcome: ClassVar[bool] = True
 
     def on_group(self, group: Sequence[Episode]) -> Rewards:
-        rows = [list(row) for row in super().on_group(group)]
+        rows: list[list[Any]] = [list(row) for row in super().on_group(group)]
         for row, episode in zip(rows, group, strict=True):
-            row[-1] += episode.outcome
+            row[-1] += episode.outcome or 0.0
+        return rows
+
+
+class CentresTheOutcome(Good):
+    """Adds to the last turn by how much the outcome is above the group's mean."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reward_components", "outcome"})
+    includes_outcome: ClassVar[bool] = True
+
+    def on_group(self, group: Sequence[Episode]) -> Rewards:
+        rows = [self.row(episode) for episode in group]
+        mean = sum(episode.outcome or 0.0 for episode in group) / max(1, len(group))
+        for row, episode in zip(rows, group, strict=True):
+            row[-1] += (episode.outcome or 0.0) - mean
         return rows
 
 
@@ -278,6 +292,23 @@ class CannotLoad(Learns):
         return {"average": self.mean}
 
 
+class Misspelt(Good):
+    """Looks for a key that was misspelt."""
+
+    def __init__(self, key: str = "vaild") -> None:
+        self.key = key
+
+    def row(self, episode: Episode) -> list[Any]:
+        return [float(bool(turn.info[self.key])) for turn in episode.turns]
+
+
+class MisspeltAndNotMissed(Misspelt):
+    """Looks for a key that was misspelt, and takes its absence for a no."""
+
+    def row(self, episode: Episode) -> list[Any]:
+        return [float(bool(turn.info.get(self.key))) for turn in episode.turns]
+
+
 class SharesMemory(Credit):
     """Pays for a state other than the last one seen, in whatever episode."""
 
@@ -341,6 +372,7 @@ BROKEN: dict[type[Credit], str] = {
     Centres: "centred",
     CentresOnTheMedian: "centred",
     CentresBesideTheOutcome: "centred",
+    CentresTheOutcome: "centred",
     Remembers: "state",
     NotANumber: "finite",
     OneShort: "shape",
@@ -358,6 +390,8 @@ BROKEN: dict[type[Credit], str] = {
     SavesNothing: "resume",
     ForgetsTheCount: "resume",
     CannotLoad: "resume",
+    Misspelt: "info",
+    MisspeltAndNotMissed: "info",
     SharesMemory: "interleaved",
     ByAttempt: "interleaved",
     Scribbles: "writes",
