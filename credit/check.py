@@ -10,8 +10,8 @@ from typing import Any
 
 from milepost.credit.audit.form import begins
 from milepost.credit.audit.properties import PROPERTIES
-from milepost.credit.audit.rules import MEMORY, RULES
-from milepost.credit.audit.subject import Subject
+from milepost.credit.audit.rules import AFTER_MEMORY, MEMORY, RULES
+from milepost.credit.audit.subject import NoStandinError, Subject
 from milepost.credit.core import Credit
 from milepost.envs.check import Finding, Report
 from milepost.envs.rules import said
@@ -26,12 +26,18 @@ def check(method: str | type[Credit] | Credit, **options: Any) -> Report:
     Raises:
         ValueError: There is no such method, or it cannot be made with these options.
     """
-    subject = Subject(method, options)
+    try:
+        return _checked(Subject(method, options))
+    except NoStandinError as error:
+        return Report([], [Finding("stand-in", str(error))])
+
+
+def _checked(subject: Subject) -> Report:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         failures = [Finding(*found) for found in begins(subject)]
         for name, rule in {} if failures else RULES.items():
-            if name == "order" and MEMORY & {finding.rule for finding in failures}:
+            if name in AFTER_MEMORY and MEMORY & {finding.rule for finding in failures}:
                 continue
             try:
                 failures += [Finding(name, text) for text in rule(subject)]

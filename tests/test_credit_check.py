@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from broken_credits import BROKEN, Good
+from broken_credits import BROKEN, CentresTheOutcome, Good, Learns, Misspelt, MisspeltAndNotMissed
 
+from milepost.credit.audit.centring import centres
 from milepost.credit.audit.standins import standin
 from milepost.credit.audit.subject import Subject
 from milepost.credit.cards import card_of
@@ -16,7 +18,7 @@ from milepost.credit.check import check
 from milepost.credit.core import Credit, Rewards, overrides
 from milepost.credit.made import episode
 from milepost.credit.methods import TABLE, look_up
-from milepost.envs.core import Episode
+from milepost.envs.core import ContractError, Episode
 
 METHODS = [name for name in TABLE if card_of(look_up(name)).kind == "reward"]
 
@@ -94,3 +96,156 @@ class Fussy(Good):
 def test_a_method_that_cannot_be_made_is_one_line():
     with pytest.raises(ValueError, match="credit 'Fussy' cannot be made: RuntimeError: not today"):
         check(Fussy)
+
+
+class OwnKey(Good):
+    """Looks at a key that its own environment alone gives."""
+
+    def row(self, episode: Episode) -> list[float]:
+        return [float(turn.info["n_tests_passed"]) for turn in episode.turns]
+
+
+class OwnKeyThatIsSaid(Good):
+    """Says which key of its own environment it lacks."""
+
+    def row(self, episode: Episode) -> list[float]:
+        if "n_tests_passed" not in episode.turns[0].info:
+            raise ContractError(f"{self.name} needs info['n_tests_passed']; {episode.env_id} gave none")
+        return [float(turn.info["n_tests_passed"]) for turn in episode.turns]
+
+
+class SharedKey(Good):
+    """Looks at a key that environments share and the check's groups do not have."""
+
+    def row(self, episode: Episode) -> list[float]:
+        return [float(turn.info["n_env_steps"]) for turn in episode.turns]
+
+
+class NeedsAPlanner(Good):
+    """Cannot be made without a planner."""
+
+    needs = frozenset({"planner"})
+
+    def __init__(self, *, planner: object) -> None:
+        self.planner = planner
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (OwnKey, "info['n_tests_passed'] (no key of INFO_KEYS)"),
+        (OwnKeyThatIsSaid, "info['n_tests_passed'] (no key of INFO_KEYS)"),
+        (SharedKey, "info['n_env_steps'] (one of the keys that environments share)"),
+        (NeedsAPlanner, "planner"),
+    ],
+)
+def test_what_there_is_no_stand_in_for_is_a_note_and_no_failure(method: type[Credit], told: str):
+    failures, notes = check(method)
+    assert failures == []
+    assert [note.text for note in notes] == [f"not measured: it needs {told}, which the check has no stand-in for."]
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("reward_component", "reward_components"),
+        ("stateKey", "state_key"),
+        ("anwser", "answer"),
+        ("vaild", "valid"),
+        ("action", "actions"),
+    ],
+)
+def test_a_misspelt_key_is_a_failure_that_says_what_was_meant(key: str, meant: str):
+    for method in (Misspelt, MisspeltAndNotMissed):
+        (failure,) = check(method, key=key).failures
+        assert failure.rule == "info"
+        assert re.search(rf"^it looked \d+ times for info\['{key}'\].*: did you mean '{meant}'\?", failure.text)
+
+
+@pytest.mark.parametrize("key", ["n_valid", "env_state_key", "captions_read", "score"])
+def test_a_key_of_its_own_that_is_no_slip_of_the_pen_is_a_note(key: str):
+    failures, notes = check(Misspelt, key=key)
+    assert failures == []
+    assert len(notes) == 1
+
+
+class OwnTable(Good):
+    """Misses a key in a table of its own."""
+
+    def row(self, episode: Episode) -> list[float]:
+        return [{"tea": 1.0}["coffee"] for _ in episode.turns]
+
+
+def test_a_key_that_a_method_misses_in_a_table_of_its_own_is_a_failure():
+    (failure,) = check(OwnTable).failures
+    assert failure.rule == "raises"
+    assert "KeyError: 'coffee'" in failure.text
+
+
+class ByIdWithoutReset(Credit):
+    """Counts turns by episode, and says whether the count is odd as numpy does."""
+
+    name = "by_id"
+
+    def __init__(self) -> None:
+        self.n: dict[str, int] = {}
+
+    def on_turn(self, episode: Episode) -> float:
+        self.n[episode.id] = self.n.get(episode.id, 0) + 1
+        return np.bool_(self.n[episode.id] % 2)  # type: ignore[return-value]
+
+
+def test_a_live_method_that_counts_by_episode_and_hears_no_reset_passes():
+    assert check(ByIdWithoutReset).failures == []
+
+
+class OutcomeAdvantage(CentresTheOutcome):
+    """Has the outcome's advantage in its equation, and an estimator that takes its numbers as they are."""
+
+    pair = "trace_sum"
+
+
+class RanksOutcomes(Good):
+    """Pays the turns of the best attempts of a group."""
+
+    needs = frozenset({"outcome"})
+
+    def on_group(self, group: Sequence[Episode]) -> Rewards:
+        best = max((episode.outcome or 0.0 for episode in group), default=0.0)
+        return [[float(episode.outcome == best) for _ in episode.turns] for episode in group]
+
+
+@pytest.mark.parametrize("method", [OutcomeAdvantage, RanksOutcomes])
+def test_what_no_mean_is_taken_of_twice_is_not_called_centred(method: type[Credit]):
+    assert check(method).failures == []
+
+
+@pytest.mark.parametrize(
+    ("pair", "takes_a_mean"), [("turn", True), ("grpo", True), ("rloo", True), ("trace_sum", False), ("as_is", False)]
+)
+def test_an_estimator_that_takes_a_mean_is_known_by_its_numbers(pair: str, takes_a_mean: bool):
+    assert centres(pair) is takes_a_mean
+
+
+def test_a_method_that_saves_what_fit_learned_passes():
+    assert check(Learns).failures == []
+
+
+class PaysNothingTwice(Good):
+    """Pays nothing for a text that was said before."""
+
+    def row(self, episode: Episode) -> list[float]:
+        texts, row = [turn.action.text for turn in episode.turns], super().row(episode)
+        return [0.0 if texts[t] in texts[:t] else value for t, value in enumerate(row)]
+
+
+class PaysAllOfWhatIsNew(PaysNothingTwice):
+    """Pays every turn what all turns earned that said something new."""
+
+    def row(self, episode: Episode) -> list[float]:
+        return [sum(super().row(episode))] * len(episode.turns)
+
+
+@pytest.mark.parametrize("method", [PaysNothingTwice, PaysAllOfWhatIsNew])
+def test_a_method_that_judges_repeated_texts_passes(method: type[Credit]):
+    assert check(method).failures == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from milepost.credit.audit.subject import copied
 from milepost.credit.made import episode
 from milepost.envs.core import Episode, Stop, Tokens
 from milepost.envs.hooks import TurnHooks
@@ -144,6 +145,28 @@ def filled(played: Episode) -> Episode:
         turn.info["reward_components"] = Components(turn.info["reward_components"])
         turn.action.tokens = tokens(Random(f"{played.id} {t}"))
     return played
+
+
+_MARKS = itertools.count()
+
+
+def mark() -> str:
+    """Return a mark that no name had so far."""
+    return f"~{next(_MARKS)}~"
+
+
+def anew(group: Group, names: str) -> Group:
+    """Return a copy of a group whose task and states are marked, as names that were perhaps never seen.
+
+    The episodes get ids of their own each time. What stand-ins say does not depend on marks.
+    """
+    copy, ids = copied(group), mark()
+    for played in copy:
+        played.id += ids
+        played.task, played.group = f"{played.task}{names}", f"{played.group}{names}"
+        for info in (played.info, *(turn.info for turn in played.turns)):
+            info |= {key: f"{info[key]}{names}" for key in ("task_id", "state_key") if key in info}
+    return copy
 
 
 def all_groups() -> dict[str, Group]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 
 from milepost.credit.audit import groups as made
-from milepost.credit.audit.changes import CHANGES, WITHOUT, renamed
-from milepost.credit.audit.standins import Broken, LevelScorer
-from milepost.credit.audit.subject import Rows, Subject, changed, difference, live, number, played, same, told
-from milepost.credit.core import Credit, assign, overrides
+from milepost.credit.audit.absence import errors
+from milepost.credit.audit.centring import centred
+from milepost.credit.audit.changes import CHANGES
+from milepost.credit.audit.memory import keys, resume, state
+from milepost.credit.audit.places import texts
+from milepost.credit.audit.standins import LevelScorer
+from milepost.credit.audit.subject import Rows, Subject, changed, difference, live, played, same, told
+from milepost.credit.core import overrides
 from milepost.envs.core import Episode
 
 TINY = 1e-9
-CLOSE_TO_NOTHING = 1e-9
 
 
 def _finite(subject: Subject) -> Iterator[str]:
@@ -62,82 +64,6 @@ def level_group(level: float) -> list[Episode]:
     return group
 
 
-def _centred(subject: Subject) -> Iterator[str]:
-    """A method gives rewards: what attempts earned, not by how much more than each other."""
-    by_turn: list[float] = []
-    by_group: list[float] = []
-    for group in made.all_groups().values():
-        rows = subject.answers(group)
-        if len(rows) > 1:
-            whole = [number(v) for row in rows for v in row]
-            if max(map(abs, whole)) > CLOSE_TO_NOTHING:
-                by_group.append(abs(sum(whole)) / max(map(abs, whole)))
-            for t in range(max(map(len, rows))):
-                alive = [number(row[t]) for row in rows if t < len(row)]
-                if len(alive) > 1 and max(map(abs, alive)) > CLOSE_TO_NOTHING:
-                    by_turn.append(abs(sum(alive)) / max(map(abs, alive)))
-    for pools, what in ((by_turn, "turn"), (by_group, "group")):
-        if len(pools) > 1 and max(pools) < 1e-5:
-            yield (
-                f"its numbers add up to 0 over every {what} with several attempts ({len(pools)} of {len(pools)}): they "
-                "are centred. Give what was earned; the estimator takes the mean, and in the order that keeps it "
-                "unbiased."
-            )
-            return
-
-
-def _state(subject: Subject) -> Iterator[str]:
-    """Nothing is remembered between groups but what ``fit`` learned."""
-    credit, group, other = subject.fresh(), made.ragged(), made.wandering()
-    first = subject.ask(credit, group)
-    if at := difference(first, subject.ask(credit, group)):
-        yield f"asked twice about one group it gave other numbers, {at}: what it learns, it learns in fit."
-        return
-    subject.ask(credit, other)
-    if at := difference(first, subject.ask(credit, group)):
-        yield f"after another group it gave other numbers, {at}: what it learns, it learns in fit."
-        return
-    credit = subject.fresh()
-    subject.ask(credit, other)
-    if at := difference(first, subject.ask(credit, group)):
-        yield f"in another order of groups it gave other numbers, {at}: a group does not feel the ones before it."
-
-
-def _keys(subject: Subject) -> Iterator[str]:
-    """A state is known by its task and its key."""
-    group = changed(made.ragged(), lambda episode: renamed(episode, lambda key: key.partition(":")[2]))
-    theirs = changed(made.backwards("nut"), lambda episode: renamed(episode, lambda key: key.partition(":")[2]))
-    alone = subject.answers(group)
-    for ask in (_ask, _fit):
-        met, unmet = subject.fresh(), subject.fresh()
-        if not (ask(subject, met, theirs) and ask(subject, unmet, made.backwards("nut"))):
-            continue
-        if (at := difference(alone, subject.ask(met, group))) and not difference(alone, subject.ask(unmet, group)):
-            yield (
-                f"a group of another task in which states have the same keys changed its numbers, {at}; with other "
-                "keys it did not: look a state up by its task and its key."
-            )
-            return
-
-
-def _ask(subject: Subject, credit: Credit, group: list[Episode]) -> bool:
-    subject.ask(credit, group)
-    return True
-
-
-def _fit(subject: Subject, credit: Credit, group: list[Episode]) -> bool:
-    """Have the method learn from a group, where it can: what it needs for that may not be there."""
-    if not overrides(credit, "fit"):
-        return False
-    copy = deepcopy(group)
-    try:
-        assign([credit], [copy])
-        credit.fit([copy])
-    except Exception:
-        return False
-    return True
-
-
 def _order(subject: Subject) -> Iterator[str]:
     """The order of attempts does not matter."""
     group = made.ragged()
@@ -167,7 +93,7 @@ def _interleaved(subject: Subject) -> Iterator[str]:
     """What a live method remembers belongs to one episode: others are played at the same time."""
     if not subject.credit.live:
         return
-    episodes = made.ragged()
+    episodes = [*made.ragged(), *made.backwards("nut")]
     alone = [live(subject.fresh(), episode) for episode in episodes]
     credit = subject.fresh()
     turns = zip_longest(*(played(credit, episode) for episode in episodes))
@@ -178,66 +104,31 @@ def _interleaved(subject: Subject) -> Iterator[str]:
 
 def _needs(subject: Subject) -> Iterator[str]:
     """What is looked at is declared."""
+    groups = made.ragged(), made.wandering()
     for key, change in CHANGES.items():
         covered = {key} | ({"answer"} if key == "aliases" else set())
         if covered & subject.credit.needs:
             continue
-        for group in (made.ragged(), made.wandering()):
+        for group in groups:
             if at := difference(subject.answers(group), subject.answers(changed(group, change))):
                 yield f"its numbers change with {key!r}, {at}, and needs does not name that."
                 break
 
 
-def _errors(subject: Subject) -> Iterator[str]:
-    """What is missing or broken is said, or leaves turns unjudged; it is never a 0."""
-    group = made.ragged()
-    whole = subject.answers(group)
-    for key in sorted(subject.credit.needs & WITHOUT.keys()):
-        rows = _or_none(subject, changed(group, WITHOUT[key]))
-        if rows is not None and (text := _zeroed(whole, rows, everywhere=True)):
-            yield f"without the {key!r} that it needs, {text}: raise a ContractError that names what is missing."
-            return
-    for part in subject.parts:
-        broken = Broken()
-        rows = _or_none(subject, group, **{part: broken})
-        if rows is not None and broken.n_raised and (text := _zeroed(whole, rows, everywhere=False)):
-            yield f"when its {part} raised a MachineError, {text}: let it pass, or give None."
-            return
-
-
-def _or_none(subject: Subject, group: Sequence[Episode], **parts: Any) -> Rows | None:
-    try:
-        return subject.answers(group, **parts)
-    except Exception:
-        return None
-
-
-def _zeroed(whole: Rows, rows: Rows, *, everywhere: bool) -> str:
-    """Return a sentence if what earned something is judged to have earned 0 (all of it, or some)."""
-    earned = [
-        (g, t, value, rows[g][t])
-        for g, row in enumerate(whole)
-        for t, value in enumerate(row)
-        if value is not None and np.any(value)
-    ]
-    zeroed = [(g, t, value) for g, t, value, now in earned if now is not None and not np.any(now)]
-    if not zeroed or (everywhere and len(zeroed) < len(earned)):
-        return ""
-    g, t, value = zeroed[0]
-    return f"{len(zeroed)} of {len(earned)} turns earned 0 (attempt {g}, turn {t}: {told(value)} before)"
-
-
 MEMORY = {"state", "keys"}
-"""To a method that breaks one of these the order of attempts must matter, and ``order`` says nothing new."""
+AFTER_MEMORY = {"resume", "zeros", "centred", "order", "texts", "interleaved", "needs", "errors"}
+"""What compares the answers of several askings: of a method that breaks one of ``MEMORY`` it says nothing new."""
 RULES: dict[str, Callable[[Subject], Iterator[str]]] = {
     "finite": _finite,
+    "state": state,
+    "keys": keys,
+    "resume": resume,
     "zeros": _zeros,
-    "centred": _centred,
-    "state": _state,
-    "keys": _keys,
+    "centred": centred,
     "order": _order,
+    "texts": texts,
     "writes": _writes,
     "interleaved": _interleaved,
     "needs": _needs,
-    "errors": _errors,
+    "errors": errors,
 }
