@@ -41,9 +41,9 @@ for line in sys.stdin:
         answer["content"] = f"climb {os.getpid()}"
     if "twice" in episode:
         print(json.dumps(answer))
-    if "late" in episode:  # answers come in pairs, the second first
+    if "late" in episode:  # four episodes of one length are answered when all have asked, the last first
         kept.append(answer)
-        if len(kept) == 2:
+        if len(kept) == 4:
             print("\n".join(map(json.dumps, reversed(kept))), flush=True)
             kept = []
         continue
