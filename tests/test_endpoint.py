@@ -65,6 +65,10 @@ def test_calls_without_an_id_of_their_own_get_one_that_is_new_in_the_chat():
     action, _ = ask(lambda request: message, [*HELLO, before, {"role": "tool", "tool_call_id": "x", "content": "1"}])
     assert [c.id for c in action.calls] == ["call_2", "call_3", "call_1", "call_5"]
     assert action.calls[3].arguments == '{"n": 1}'
+    clash = {
+        "tool_calls": [call("a", "{}", id="call_1"), call("b", "{}"), call("c", "{}"), call("d", "{}", id="call_2")]
+    }
+    assert [c.id for c in ask(lambda request: clash)[0].calls] == ["call_1", "call_3", "call_4", "call_2"]
 
 
 @pytest.mark.parametrize(
