@@ -195,7 +195,7 @@ def _usage(usage: Any, seconds: float, price: Price | None) -> Usage:
 
 
 def _count(number: Any) -> int:
-    return number if isinstance(number, int) and number >= 0 else 0
+    return number if isinstance(number, int) and 0 <= number < 2**53 else 0
 
 
 def _tokens(reply: dict[str, Any], choice: dict[str, Any]) -> Tokens | None:

@@ -102,6 +102,8 @@ def test_the_cost_is_unknown_without_the_models_price_and_without_usage():
     assert usage.cost is None
     reply = {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}
     assert action_of(reply, HELLO, 1.0, Price(1, 1, 1)).usage == (0, 0, 0, 1.0, None)
+    absurd = reply | {"usage": {"prompt_tokens": 10**400, "completion_tokens": 1}}
+    assert action_of(absurd, HELLO, 1.0, Price(1, 1, 1)).usage == (0, 0, 1, 1.0, 1e-6)
 
 
 def test_tokens_are_kept_only_where_their_ids_are_known():

@@ -186,6 +186,7 @@ def test_a_server_that_asks_to_wait_longer_than_a_try_may_take_is_not_waited_for
 def test_an_error_sent_with_status_200_is_read_as_what_it_says():
     assert malformed({"error": {"code": 400, "message": "bad"}}, "").error is ValueError
     assert malformed({"error": {"code": "502", "message": "upstream"}}, "").text == "502: upstream"
+    assert malformed({"error": {"code": "9" * 5000}}, "no choices").error is EndpointError
     assert malformed({"error": "odd"}, "no choices").text == """no choices: {"error": "odd"}"""
 
 
