@@ -60,9 +60,9 @@ def _call(call: Any, new_id: str, taken: Set[str]) -> Call:
         form = '{"id": ..., "function": {"name": ..., "arguments": ...}}'
         raise ValueError(f"tool_calls: expected {form}, got {told(call)}")
     arguments = function.get("arguments", "{}")
+    try:
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"tool_calls: expected arguments as JSON, got {told(arguments)}: {error}") from None
     id_ = str(call.get("id") or "")
-    return Call(
-        new_id if not id_ or id_ in taken else id_,
-        function["name"],
-        arguments if isinstance(arguments, str) else json.dumps(arguments),
-    )
+    return Call(new_id if not id_ or id_ in taken else id_, function["name"], text)

@@ -142,6 +142,12 @@ def test_an_exception_of_the_function_ends_the_run_with_its_place():
     with pytest.raises(ContractError, match="SystemExit: 3"):
         run(leaver)
 
+    def interrupter(messages: list[dict[str, Any]]) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(ContractError, match="KeyboardInterrupt"):
+        run(interrupter)
+
 
 def test_the_machines_error_fails_its_episode_alone():
     def agent(messages: list[dict[str, Any]], episode: str) -> str:
@@ -165,6 +171,7 @@ def test_the_machines_error_fails_its_episode_alone():
         ({"content": 5}, "content: expected a text, got int 5"),
         ({"tool_calls": ["climb"]}, "tool_calls: expected {"),
         ({"tool_calls": 5}, "tool_calls: expected a list, got int 5"),
+        ({"tool_calls": [{"function": {"name": "x", "arguments": {1}}}]}, "expected arguments as JSON, got set {1}"),
         ({"content": "", "reasoning_content": 5}, "reasoning_content: expected a text, got int 5"),
     ],
 )
