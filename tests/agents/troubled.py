@@ -17,6 +17,9 @@ for line in sys.stdin:
     if "die" in episode:
         print("Traceback ...\nMemoryError: no more", file=sys.stderr, flush=True)
         sys.exit(7)
+    if "leave" in episode:  # something that holds standard output
+        subprocess.Popen(["sleep", "3600"])
+        sys.exit(5)
     if "killed" in episode:
         os.kill(os.getpid(), 9)
     if "flood" in episode:
