@@ -225,11 +225,12 @@ def test_a_panel_that_pins_another_version_says_so_in_the_results(tmp_path: Path
 
 
 def test_episodes_that_an_agent_had_no_room_to_begin_are_told(tmp_path: Path):
-    class Full(ScriptedPolicy):
-        def act(self, requests):
-            return [ContextFull("4,096 tokens") if "lime" in r.group else Action("climb") for r in requests]
+    def agent(messages, episode: str):
+        if "lime" in episode:
+            raise ContextFull("4,096 tokens")
+        return "climb"
 
-    done = evaluate(LADDER, Full(["climb"]), out=tmp_path / "run", watch="nothing")
+    done = evaluate(LADDER, agent, out=tmp_path / "run", watch="nothing")
     (warning,) = done.warnings
     assert warning.startswith("2 of 4 episodes ended before their first turn")
     assert read_results(tmp_path / "run").warnings == done.warnings
