@@ -78,7 +78,7 @@ class FunctionPolicy:
                 answer = await answer
         except (MachineError, ContextFull) as error:
             return error
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # Ctrl-C itself comes to the main thread
             raise ContractError(f"{self._where(request)}: {_told_error(error)}") from error
         try:
             return self._read(answer, len(request.messages))

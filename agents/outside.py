@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from milepost.agents.core import Request
@@ -19,7 +19,7 @@ def sent_messages(request: Request) -> list[Message]:
 def read_message(message: Mapping[str, Any], n_messages: int = 0) -> Action:
     """Return the action that a message says: its ``content``, ``tool_calls`` and ``reasoning_content``.
 
-    A call without an id gets one that is made of ``n_messages``, the number of messages that came before.
+    A call without an id of its own gets one that is made of ``n_messages``, the number of messages that came before.
 
     Raises:
         ValueError: What is wrong: expected, got.
@@ -32,8 +32,12 @@ def read_message(message: Mapping[str, Any], n_messages: int = 0) -> Action:
     calls = message.get("tool_calls") or ()
     if not isinstance(calls, (list, tuple)):
         raise ValueError(f"tool_calls: expected a list, got {told(calls)}")
-    read = tuple(_call(call, f"call_{n_messages}_{i}") for i, call in enumerate(calls))
-    return Action(_text(message.get("content")), calls=read, reasoning=reasoning, finish="calls" if read else "stop")
+    read: list[Call] = []
+    for i, call in enumerate(calls):
+        read.append(_call(call, f"call_{n_messages}_{i}", {other.id for other in read}))
+    return Action(
+        _text(message.get("content")), calls=tuple(read), reasoning=reasoning, finish="calls" if read else "stop"
+    )
 
 
 def told(value: Any) -> str:
@@ -50,14 +54,15 @@ def _text(content: Any) -> str:
     raise ValueError(f"content: expected a text, got {told(content)}")
 
 
-def _call(call: Any, default_id: str) -> Call:
+def _call(call: Any, new_id: str, taken: Set[str]) -> Call:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         form = '{"id": ..., "function": {"name": ..., "arguments": ...}}'
         raise ValueError(f"tool_calls: expected {form}, got {told(call)}")
     arguments = function.get("arguments", "{}")
-    return Call(
-        str(call.get("id") or default_id),
-        function["name"],
-        arguments if isinstance(arguments, str) else json.dumps(arguments),
-    )
+    try:
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"tool_calls: expected arguments as JSON, got {told(arguments)}: {error}") from None
+    id_ = str(call.get("id") or "")
+    return Call(new_id if not id_ or id_ in taken else id_, function["name"], text)

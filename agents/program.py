@@ -16,6 +16,8 @@ from milepost.sandbox import process
 
 LINE_BYTES = 16_000_000
 """No line is read beyond this."""
+HELD_S = 1.0
+"""So long after a program's end its standard output may stay open."""
 _TAIL_BYTES = 4096
 
 
@@ -91,19 +93,21 @@ class Program:
         pipe = subprocess.PIPE
         shim = [sys.executable, "-I", "-S", process.__file__, str(os.getpid())]
         try:
-            child = subprocess.Popen([*shim, *argv], stdin=pipe, stdout=pipe, stderr=pipe, process_group=0)
+            self._process = child = subprocess.Popen(
+                [*shim, *argv], stdin=pipe, stdout=pipe, stderr=pipe, process_group=0
+            )
         except OSError as error:
             self._refused = error
             return
         finally:
             started.set()
-        self._process = child
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None
         threading.Thread(target=self._write, args=(child.stdin,), name="agent-program-in", daemon=True).start()
         ears = threading.Thread(target=self._hear, args=(child.stderr,), name="agent-program-err", daemon=True)
         ears.start()
+        threading.Thread(target=self._outlive, args=(child.pid,), name="agent-program-end", daemon=True).start()
         broken: Exception | None = None
         with child.stdout:
             try:
@@ -121,6 +125,14 @@ class Program:
         ears.join(1.0)  # longer where something that it started still holds the pipe
         ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         self._on_end(self, self._why or ended, broken)
+
+    def _outlive(self, pid: int) -> None:
+        """End what a program that ended left behind, where that holds its standard output open."""
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie, whose group is still its own
+            self._thread.join(HELD_S)
+            if self._thread.is_alive():
+                self.kill("")
 
     def _write(self, stdin: IO[bytes]) -> None:
         with suppress(OSError), stdin:

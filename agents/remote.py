@@ -39,7 +39,7 @@ class EndpointPolicy:
 
         Raises:
             Unreachable: No server is there.
-            ValueError: The server refuses the key, the model or the request.
+            ValueError: The server refuses the key, the model or all requests.
         """
         answers = [asyncio.create_task(self._answer(request)) for request in requests]
         try:

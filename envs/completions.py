@@ -8,6 +8,7 @@ import io
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,16 +168,16 @@ def _calls(written: Any, messages: Sequence[Message]) -> tuple[Call, ...]:
     """Return tool calls as written; one without an id of its own gets the next free ``call_N``."""
     if not isinstance(written, list):
         return ()
-    n_before = sum(len(message.get("tool_calls") or ()) for message in messages)
+    n = sum(len(message.get("tool_calls") or ()) for message in messages)
+    own = [_text(call.get("id")) if isinstance(call, dict) else "" for call in written]
     calls: list[Call] = []
-    for i, call in enumerate(written):
+    for i, (call, id_) in enumerate(zip(written, own, strict=True)):
         function = call.get("function") if isinstance(call, dict) else None
         function = function if isinstance(function, dict) else {}
         arguments = function.get("arguments")
         text = _text(arguments) if isinstance(arguments, str) else "" if arguments is None else json.dumps(arguments)
-        id_ = _text(call.get("id")) if isinstance(call, dict) else ""
-        if not id_ or any(id_ == other.id for other in calls):
-            id_ = f"call_{n_before + i}"
+        if not id_ or id_ in own[:i]:
+            id_ = next(free for k in count(n + i) if (free := f"call_{k}") not in {*own, *(c.id for c in calls)})
         calls.append(Call(id_, _text(function.get("name")), text))
     return tuple(calls)
 
@@ -194,7 +195,7 @@ def _usage(usage: Any, seconds: float, price: Price | None) -> Usage:
 
 
 def _count(number: Any) -> int:
-    return number if isinstance(number, int) and number >= 0 else 0
+    return number if isinstance(number, int) and 0 <= number < 2**53 else 0
 
 
 def _tokens(reply: dict[str, Any], choice: dict[str, Any]) -> Tokens | None:

@@ -108,10 +108,10 @@ class Endpoint:
         the server also tells the ids of the tokens (vLLM: ``extra={"return_token_ids": True}``).
 
         Raises:
-            EndpointError: No usable answer after the last try.
+            EndpointError: No usable answer after the last try, or the server refuses this request and took others.
             Unreachable: No connection, and none ever worked.
             ContextLength: The messages do not fit the model's context.
-            ValueError: The server refuses the key, the model or the request, or the account's quota is used up.
+            ValueError: The server refuses the key, the model or all requests, or the account's quota is used up.
         """
         fields = {
             "model": model,
@@ -158,6 +158,9 @@ class Endpoint:
             kind, wait_s = answer.error, answer.wait_s
             if kind is Unreachable and (self._worked or n_tries < min(TRIES_TO_REACH, self.tries)):
                 kind = EndpointError
+            if kind is ValueError and self._worked and answer.text[:3] in ("400", "422"):  # it is this request
+                kind = EndpointError
+                break
             impatient = wait_s is not None and wait_s > self.timeout_s
             if kind is not EndpointError or impatient or n_tries >= self.tries:
                 break

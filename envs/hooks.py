@@ -11,7 +11,7 @@ import gymnasium as gym
 from gymnasium.error import ResetNeeded
 
 from milepost.envs.core import Action, ContractError, Episode, Mixed, Observation, Stop, Turn
-from milepost.envs.messages import untied
+from milepost.envs.messages import tied
 
 Env = gym.Env[Any, Any]
 _MIXED = Mixed()
@@ -100,8 +100,8 @@ class TurnHooks(gym.Wrapper[Observation, Any, Any, Any]):
         seconds = perf_counter() - start
         if type(observation) is not str and not _MIXED.contains(observation):
             raise self._broken("step", _observation_text(observation))
-        if type(observation) is dict:
-            observation = untied(observation, act.calls)
+        if act.calls or type(observation) is dict:
+            observation = tied(observation, act.calls)
         try:
             total = own = float(reward)
         except (TypeError, ValueError):

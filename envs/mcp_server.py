@@ -53,7 +53,11 @@ class EnvServer:
             listed = [schema["function"] for schema in self._hosted.tools]
             return types.ListToolsResult(
                 tools=[
-                    types.Tool(name=f["name"], description=f["description"], input_schema=f["parameters"])
+                    types.Tool(
+                        name=f["name"],
+                        description=f.get("description"),
+                        input_schema=f.get("parameters") or {"type": "object"},
+                    )
                     for f in listed
                 ]
             )

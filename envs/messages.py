@@ -49,25 +49,31 @@ def observation_messages(observation: Observation) -> list[Message]:
     return messages
 
 
-def untied(observation: Observation, calls: Sequence[Called]) -> Observation:
-    """Return an observation in which results that answer none of ``calls`` are plain text.
+def tied(observation: Observation, calls: Sequence[Called]) -> Observation:
+    """Return an observation with a result for each of ``calls`` and for no other: servers refuse any other chat.
 
-    An agent that only writes what looks like native calls made none, and a chat template or server refuses an answer to
-    a call that is not there.
+    Results that answer none of them are plain text, for an agent that only writes what looks like native calls made
+    none. Where an environment answers calls by a text alone, that is the first one's result.
     """
-    if isinstance(observation, str) or "results" not in observation:
-        return observation
+    if isinstance(observation, str):
+        if not calls:
+            return observation
+        first, *others = calls
+        return {"results": [{"id": first.id, "text": observation}, *map(_no_result, others)]}
     ids = {call.id for call in calls}
-    tied: list[dict[str, Any]] = []
-    loose: list[dict[str, Any]] = []
-    for result in observation["results"]:
-        (tied if result["id"] in ids else loose).append(result)
-    if not loose:
+    given = [result for result in observation.get("results", ()) if result["id"] in ids]
+    loose = [result for result in observation.get("results", ()) if result["id"] not in ids]
+    missing = [call for call in calls if call.id not in {result["id"] for result in given}]
+    if not loose and not missing:
         return observation
     texts = [result.get("text", "") for result in loose] + ([observation["text"]] if "text" in observation else [])
     images = [r["image"] for r in loose if r.get("image") is not None] + list(observation.get("images", ()))
-    parts: dict[str, Any] = {"results": tied, "images": images}
-    return {key: part for key, part in parts.items() if part} | {"text": "\n".join(texts)}
+    parts: dict[str, Any] = {"results": [*given, *map(_no_result, missing)], "images": images}
+    return {key: part for key, part in parts.items() if part} | ({"text": "\n".join(texts)} if texts else {})
+
+
+def _no_result(call: Called) -> dict[str, Any]:
+    return {"id": call.id, "text": "(no result)"}
 
 
 def action_message(action: Acted) -> Message:

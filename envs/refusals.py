@@ -74,7 +74,7 @@ def malformed(body: Any, why: str) -> Failure:
     """Return what JSON that is no completion says; some servers send their errors with a status of 200."""
     detail = body.get("error") if isinstance(body, dict) else None
     code = str(detail.get("code")) if isinstance(detail, dict) else ""
-    if code.isdecimal() and 400 <= int(code) < 600:
+    if len(code) == 3 and code.isdecimal() and 400 <= int(code) < 600:
         return _failure(int(code), detail, None)
     return Failure(f"{why}: {shortened(json.dumps(body))}")
 

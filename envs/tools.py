@@ -154,7 +154,7 @@ def describe(schemas: Sequence[Mapping[str, Any]]) -> str:
     for schema in schemas:
         about = " ".join(str(schema["function"].get("description", "")).split())
         lines.append(f"{signature(schema)}: {about}")
-        for name, parameter in schema["function"]["parameters"].get("properties", {}).items():
+        for name, parameter in _parameters(schema).get("properties", {}).items():
             if "description" in parameter:
                 lines.append(f"    {name}: {parameter['description']}")
     return "\n".join(lines)
@@ -162,7 +162,7 @@ def describe(schemas: Sequence[Mapping[str, Any]]) -> str:
 
 def signature(schema: Mapping[str, Any]) -> str:
     """Return a tool's name and parameters, such as ``find(word: string, n: integer = 1)``."""
-    parameters = schema["function"]["parameters"]
+    parameters = _parameters(schema)
     parts = []
     for name, parameter in parameters.get("properties", {}).items():
         default = ""
@@ -170,6 +170,12 @@ def signature(schema: Mapping[str, Any]) -> str:
             default = f" = {json.dumps(parameter['default'])}" if "default" in parameter else " (optional)"
         parts.append(f"{name}: {_kind(parameter)}{default}")
     return f"{schema['function']['name']}({', '.join(parts)})"
+
+
+def _parameters(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of a tool; a schema that is not ours may leave them out where there are none."""
+    parameters: Mapping[str, Any] = schema["function"].get("parameters") or {}
+    return parameters
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

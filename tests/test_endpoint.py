@@ -65,6 +65,10 @@ def test_calls_without_an_id_of_their_own_get_one_that_is_new_in_the_chat():
     action, _ = ask(lambda request: message, [*HELLO, before, {"role": "tool", "tool_call_id": "x", "content": "1"}])
     assert [c.id for c in action.calls] == ["call_2", "call_3", "call_1", "call_5"]
     assert action.calls[3].arguments == '{"n": 1}'
+    clash = {
+        "tool_calls": [call("a", "{}", id="call_1"), call("b", "{}"), call("c", "{}"), call("d", "{}", id="call_2")]
+    }
+    assert [c.id for c in ask(lambda request: clash)[0].calls] == ["call_1", "call_3", "call_4", "call_2"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,8 @@ def test_the_cost_is_unknown_without_the_models_price_and_without_usage():
     assert usage.cost is None
     reply = {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}
     assert action_of(reply, HELLO, 1.0, Price(1, 1, 1)).usage == (0, 0, 0, 1.0, None)
+    absurd = reply | {"usage": {"prompt_tokens": 10**400, "completion_tokens": 1}}
+    assert action_of(absurd, HELLO, 1.0, Price(1, 1, 1)).usage == (0, 0, 1, 1.0, 1e-6)
 
 
 def test_tokens_are_kept_only_where_their_ids_are_known():

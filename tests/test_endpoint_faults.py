@@ -94,6 +94,17 @@ def test_what_the_caller_has_to_mend_is_not_tried_again(fault: Fault, what: str)
     assert server.n_requests == 1
 
 
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_request_that_is_refused_where_others_were_taken_fails_alone(status: int):
+    server = failing(Fault("status", status, message="no such role", every=2, times=1))
+    with server as base_url:
+        endpoint = Endpoint(base_url, back_off_s=0.01)
+        asyncio.run(endpoint.chat("scripted", HELLO))
+        with pytest.raises(EndpointError, match=f"after 1 try; the last: {status}: no such role"):
+            asyncio.run(endpoint.chat("scripted", HELLO))
+        assert asyncio.run(endpoint.chat("scripted", HELLO)).text == "climb"
+
+
 def test_a_model_that_the_server_has_not_is_named():
     with pytest.raises(ValueError, match=r"/v1/chat/completions, model 'gtp-4': 404: .*'gtp-4' does not exist"):
         ask(failing(), model="gtp-4")
@@ -175,6 +186,7 @@ def test_a_server_that_asks_to_wait_longer_than_a_try_may_take_is_not_waited_for
 def test_an_error_sent_with_status_200_is_read_as_what_it_says():
     assert malformed({"error": {"code": 400, "message": "bad"}}, "").error is ValueError
     assert malformed({"error": {"code": "502", "message": "upstream"}}, "").text == "502: upstream"
+    assert malformed({"error": {"code": "9" * 5000}}, "no choices").error is EndpointError
     assert malformed({"error": "odd"}, "no choices").text == """no choices: {"error": "odd"}"""
 
 

@@ -16,7 +16,7 @@ import pytest
 from eval_agents import LADDER, choose, counted, priced
 from rich.console import Console
 
-from milepost.agents.core import Request
+from milepost.agents.core import ContextFull, Request
 from milepost.agents.scripted import ScriptedPolicy
 from milepost.envs.core import Action, Stop
 from milepost.envs.runs import read_episodes, read_run
@@ -25,6 +25,7 @@ from milepost.recipes.cli import main
 from milepost.recipes.evaluate import Entry, Panel, evaluate
 from milepost.recipes.evaluate.live import Live
 from milepost.recipes.evaluate.meter import Meter
+from milepost.recipes.evaluate.results import read_results
 from milepost.recipes.report.show import show
 from milepost.sandbox.core import EndpointError
 
@@ -221,6 +222,18 @@ def test_a_panel_that_pins_another_version_says_so_in_the_results(tmp_path: Path
     (warning,) = done.to_json()["warnings"]
     assert warning.startswith("the panel p pins milepost 0.0.1; here it is")
     assert isinstance(done.panel, Panel)
+
+
+def test_episodes_that_an_agent_had_no_room_to_begin_are_told(tmp_path: Path):
+    def agent(messages, episode: str):
+        if "lime" in episode:
+            raise ContextFull("4,096 tokens")
+        return "climb"
+
+    done = evaluate(LADDER, agent, out=tmp_path / "run", watch="nothing")
+    (warning,) = done.warnings
+    assert warning.startswith("2 of 4 episodes ended before their first turn")
+    assert read_results(tmp_path / "run").warnings == done.warnings
 
 
 def test_the_command_prints_a_table_lines_and_where_the_run_is(tmp_path: Path, monkeypatch, capsys):

@@ -15,6 +15,7 @@ from agent_envs import CELLAR
 from milepost.agents.core import ContextFull, Request
 from milepost.agents.driver import play
 from milepost.agents.function import FunctionPolicy, load
+from milepost.agents.outside import read_message
 from milepost.envs.core import Action, Call, ContractError, Episode, Stop, Task, Turn
 from milepost.sandbox.core import EndpointError
 
@@ -60,6 +61,11 @@ def test_a_function_calls_tools_with_openai_messages():
         "", calls=(Call("call_2_0", "take", '{"bottle": "rum"}'),), reasoning="rum!", finish="calls"
     )
     assert turn.info["outcome"] == 1.0
+
+
+def test_calls_of_one_message_with_one_id_are_told_apart():
+    call = {"id": "c", "function": {"name": "take", "arguments": "{}"}}
+    assert [c.id for c in read_message({"tool_calls": [call, call]}, 2).calls] == ["c", "call_2_1"]
 
 
 def test_a_function_is_given_what_it_names():
@@ -136,6 +142,12 @@ def test_an_exception_of_the_function_ends_the_run_with_its_place():
     with pytest.raises(ContractError, match="SystemExit: 3"):
         run(leaver)
 
+    def interrupter(messages: list[dict[str, Any]]) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(ContractError, match="KeyboardInterrupt"):
+        run(interrupter)
+
 
 def test_the_machines_error_fails_its_episode_alone():
     def agent(messages: list[dict[str, Any]], episode: str) -> str:
@@ -159,6 +171,7 @@ def test_the_machines_error_fails_its_episode_alone():
         ({"content": 5}, "content: expected a text, got int 5"),
         ({"tool_calls": ["climb"]}, "tool_calls: expected {"),
         ({"tool_calls": 5}, "tool_calls: expected a list, got int 5"),
+        ({"tool_calls": [{"function": {"name": "x", "arguments": {1}}}]}, "expected arguments as JSON, got set {1}"),
         ({"content": "", "reasoning_content": 5}, "reasoning_content: expected a text, got int 5"),
     ],
 )

@@ -13,6 +13,7 @@ from tool_env import ShopEnv
 
 from milepost.envs.core import Action, Call, ContractError, Episode, Stop, Utf8
 from milepost.envs.hooks import TurnHooks
+from milepost.envs.messages import tied
 
 
 class Count:
@@ -225,3 +226,18 @@ def test_results_that_answer_no_call_of_the_action_are_shown_as_text():
     assert called["results"] == [{"id": "1", "text": '{"pen":2.0}'}]
     roles = [message["role"] for message in env.episode.view(2)]
     assert roles == ["system", "user", "assistant", "user", "assistant", "tool", "user"]
+
+
+def test_every_call_has_a_result_also_where_the_environment_answers_by_text_or_not_at_all():
+    calls = (Call("a", "look", "{}"), Call("b", "look", "{}"))
+    env = TurnHooks(GoodEnv())
+    env.reset(seed=0)
+    answer, *_ = env.step(Action("", calls=calls))
+    assert isinstance(answer, dict)
+    said, none = answer["results"]
+    assert (said["id"], none) == ("a", {"id": "b", "text": "(no result)"})
+    assert [message["role"] for message in env.episode.view(1)][-3:] == ["assistant", "tool", "tool"]
+    assert tied({"text": "on", "results": [{"id": "b", "text": "1"}]}, calls) == {
+        "results": [{"id": "b", "text": "1"}, {"id": "a", "text": "(no result)"}],
+        "text": "on",
+    }

@@ -20,6 +20,7 @@ from tool_env import ShopEnv
 from milepost.envs.core import Episode, Stop
 from milepost.envs.hosted import Hosted
 from milepost.envs.make import make
+from milepost.envs.mcp_server import EnvServer
 from milepost.envs.runs import Run, read_episodes
 from milepost.recipes import cli
 from milepost.sandbox.core import SandboxError
@@ -267,6 +268,16 @@ def test_without_a_seed_every_episode_has_another_one():
         hosted.call("reset", {})
         episodes.append(hosted._env.episode)
     assert [episode.seed for episode in episodes] == [0, 1, 2]
+
+
+def test_a_tool_whose_schema_names_no_parameters_is_listed():
+    class Bare(ShopEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tools = [{"type": "function", "function": {"name": "pay"}}]
+
+    server = EnvServer(lambda: Hosted(Bare())).server()
+    assert talk(server, [("reset", {})])[0] == ["reset", "pay"]
 
 
 def test_an_environment_with_a_tool_named_reset_is_refused():

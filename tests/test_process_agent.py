@@ -92,6 +92,7 @@ def test_a_program_that_dies_fails_what_it_was_asked_and_starts_again(troubled: 
     for word, why in {
         "die": "ended with exit code 7; its last words: MemoryError: no more",
         "killed": "signal 9",
+        "leave": "ended with exit code 5",
     }.items():
         (broken,) = run(troubled, word)
         assert broken.stop is Stop.FAILED

@@ -208,6 +208,15 @@ def test_a_model_that_fails_is_an_error_of_the_server_and_the_next_request_is_an
     assert "broken" in capsys.readouterr().err
 
 
+def test_tools_that_cannot_be_told_to_the_model_are_refused_and_cost_no_other_chat_its_answer(loaded: Any) -> None:
+    broken = [{"function": {"name": "find", "parameters": {"properties": {"word": 7}}}}]
+    chats = Chats(*loaded, max_new_tokens=3)
+    refused, answered = chats.answer([Chat(GO, tools=broken), Chat(GO)])
+    assert isinstance(refused, Refused)
+    assert refused.status == 400
+    assert isinstance(answered, Reply)
+
+
 def test_a_client_that_hangs_up_costs_nobody_else_anything(loaded: Any) -> None:
     chats = Chats(*loaded)
     with running(application(chats, "local")) as url:

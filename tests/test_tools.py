@@ -250,6 +250,10 @@ def test_what_a_tool_raises_passes_unless_it_is_the_agents_mistake():
         tools.run('odd(word="x")')
 
 
+def test_a_tool_whose_schema_names_no_parameters_is_described():
+    assert describe([{"type": "function", "function": {"name": "look", "description": "Look."}}]) == "look(): Look."
+
+
 def test_tools_are_described_to_agents_of_text_with_signature_and_meaning():
     assert describe(ShopEnv().tools).splitlines() == [
         "look(below: number = 100.0): List what there is.",

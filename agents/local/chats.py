@@ -78,12 +78,12 @@ class Chats(LocalPolicy):
     def _prompt(self, chat: Chat) -> list[int] | Refused:
         """Return the chat as tokens."""
         messages: Sequence[Message] = chat.messages
-        if not self._knows_tools:
-            messages = as_text(messages, chat.tools)
         try:
+            if not self._knows_tools:
+                messages = as_text(messages, chat.tools)
             text = self._template.render(messages, chat.tools if self._knows_tools else ())
             ids = self._template.ids(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             return Refused(f"the model's chat template refuses these messages or tools: {error}", "messages")
         n_new = chat.max_tokens or 1
         if len(ids) + n_new > self.max_context:

@@ -50,8 +50,7 @@ def as_text(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> lis
     if not tools:
         return told
     example = _written({"name": "NAME", "arguments": {"PARAMETER": "VALUE"}})
-    schemas = [{"function": {"parameters": {}, **tool["function"]}} for tool in tools]
-    text = HOW.format(example=example, tools=describe(schemas))
+    text = HOW.format(example=example, tools=describe(tools))
     if told[0]["role"] == "system":
         return [{"role": "system", "content": f"{told[0]['content']}\n\n{text}"}, *told[1:]]
     return [{"role": "system", "content": text}, *told]

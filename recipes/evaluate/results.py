@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from milepost.envs.core import Episode, Usage
+from milepost.envs.core import Episode, Stop, Usage
 from milepost.envs.runs import read_episodes, read_newest, read_run
 from milepost.recipes.evaluate.panel import Panel
 from milepost.recipes.evaluate.panel_file import panel_from
@@ -87,7 +87,7 @@ def read_results(path: str | Path, stopped: str | None = None) -> Results:
     rows = [newest[id_] for id_ in entries if id_ in newest]
     planned = Counter(entries.values())
     failures = Counter(row.failure for row in rows if row.failure)
-    warnings = unpinned(panel, settings["versions"])
+    warnings = [*unpinned(panel, settings["versions"]), *_without_a_turn(rows)]
     pinned = {name: settings[name] for name in PINNED}
     return Results(
         path=path,
@@ -103,6 +103,15 @@ def read_results(path: str | Path, stopped: str | None = None) -> Results:
         rows=rows,
         stopped=stopped,
     )
+
+
+def _without_a_turn(rows: list[Row]) -> list[str]:
+    """Say how many episodes the agent had no room to begin: they count as unsolved, and a setting may be why."""
+    n = sum(row.stop is Stop.MAX_TOKENS and row.turns == 0 for row in rows)
+    if not n:
+        return []
+    what = "the first prompt and --max-tokens of an answer are more than the agent's context holds"
+    return [f"{n} of {len(rows)} episodes ended before their first turn, unsolved: {what}"]
 
 
 def _read(path: Path) -> tuple[dict[str, Row], dict[str, Any]]:

@@ -17,6 +17,9 @@ for line in sys.stdin:
     if "die" in episode:
         print("Traceback ...\nMemoryError: no more", file=sys.stderr, flush=True)
         sys.exit(7)
+    if "leave" in episode:  # something that holds standard output
+        subprocess.Popen(["sleep", "3600"])
+        sys.exit(5)
     if "killed" in episode:
         os.kill(os.getpid(), 9)
     if "flood" in episode:
@@ -41,9 +44,9 @@ for line in sys.stdin:
         answer["content"] = f"climb {os.getpid()}"
     if "twice" in episode:
         print(json.dumps(answer))
-    if "late" in episode:  # answers come in pairs, the second first
+    if "late" in episode:  # four episodes of one length are answered when all have asked, the last first
         kept.append(answer)
-        if len(kept) == 2:
+        if len(kept) == 4:
             print("\n".join(map(json.dumps, reversed(kept))), flush=True)
             kept = []
         continue
