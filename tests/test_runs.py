@@ -72,6 +72,8 @@ def test_of_an_id_that_was_played_again_the_newest_record_alone_counts(tmp_path)
         ("b", Stop.TERMINATED, 3),
     ]
     assert newest[2].turns[2].credit == {"gra": 0.5}
+    older = [e for e in read_episodes(tmp_path / "run") if e.id == "b"]
+    assert [[turn.credit for turn in e.turns] for e in older] == [[{}], [{}, {}, {"gra": 0.5}]]
 
 
 def test_credit_of_one_agent_lands_on_that_agents_turns(tmp_path):

@@ -146,9 +146,14 @@ def test_an_episode_played_again_takes_the_place_of_the_one_that_failed(tmp_path
     with Run.open(tmp_path / "run", "evaluate") as run:
         run.add(view_runs.played(0, won=False, policy="a", stop=Stop.FAILED))
         run.add(view_runs.played(1, won=False, policy="a"))
-        run.add(view_runs.played(0, won=True, policy="a"))
+        run.add(again := view_runs.played(0, won=True, policy="a", n_turns=4))
+        for turn in again.turns:
+            turn.credit["gra"] = 0.25
+        run.write_credit("gra", [[again]], {})
     index = inflated(view(run.path)[0])
-    assert [(row["number"], row["success"]) for row in index["rows"][0]] == [(1, False), (2, True)]
+    assert [(row["number"], row["success"]) for row in index["rows"][0]] == [(0, False), (1, True)]  # as in show
+    assert index["rows"][0][1]["credit"][-1] == ["gra", 1.0]
+    assert index["runs"][0]["notes"] == []
     assert (index["runs"][0]["whole"]["episodes"], index["runs"][0]["whole"]["failed"]) == (2, 0)
 
 
