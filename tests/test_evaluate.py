@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from milepost.recipes.cli import main
 from milepost.recipes.evaluate import Entry, Panel, evaluate
 from milepost.recipes.evaluate.live import Live
 from milepost.recipes.evaluate.meter import Meter
+from milepost.recipes.report.embed import listed
+from milepost.recipes.report.rows import row
 from milepost.recipes.report.show import show
 from milepost.sandbox.core import EndpointError
 
@@ -186,6 +189,19 @@ def test_an_outside_program_is_evaluated_and_ended(tmp_path: Path):
     assert (done.complete, done.success.rate) == (True, 1.0)
     children = psutil.Process().children(recursive=True)
     assert not [child for child in children if "climb.sh" in " ".join(child.cmdline())]
+
+
+def test_the_seconds_of_an_agent_that_does_not_tell_them_are_measured_and_its_tokens_stay_unknown(tmp_path: Path):
+    def slow(messages: list[dict[str, Any]]) -> str:
+        time.sleep(0.02)
+        return "climb"
+
+    done = evaluate(LADDER, slow, out=tmp_path / "run", tasks="pear 5", watch="nothing")
+    assert done.overall.seconds is not None
+    assert 5 * 0.02 <= done.overall.seconds < 5
+    (episode,) = done.episodes()
+    assert listed(0, episode, "ladder")["tokens"] is None
+    assert row(episode, lambda name: b"")["prompt_tokens"] is None
 
 
 def test_a_scaffold_and_a_context_shape_what_the_agent_sees(tmp_path: Path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from milepost.agents.core import Answer, Policy, Request
-from milepost.envs.core import Action
+from milepost.envs.core import Action, Usage
 
 
 class BudgetSpent(Exception):
@@ -30,24 +32,24 @@ class Meter:
         if self.max_cost is not None and self.cost >= self.max_cost:
             raise BudgetSpent(f"--max-cost {self.max_cost:g} is reached: {self.cost:.4g} is spent")
 
-    def add(self, answers: Sequence[Answer]) -> Sequence[Answer]:
-        """Count answers; return them.
+    def add(self, answers: Sequence[Answer], asked_s: float) -> Sequence[Answer]:
+        """Count answers to what was asked at ``asked_s``; return them, each with the seconds that it took.
 
         Raises:
             ValueError: There is a budget, and an answer does not say what it cost.
         """
-        for answer in answers:
-            if not isinstance(answer, Action):
-                continue
-            usage = answer.usage
-            if usage is not None:
-                self.tokens += usage.prompt + usage.completion
-            if usage is not None and usage.cost is not None:
-                self.cost += usage.cost
-                self.priced = True
-            elif self.max_cost is not None:
-                raise ValueError("--max-cost needs the cost of every answer: give --prices FILE, or leave it out")
-        return answers
+        seconds = (time.monotonic() - asked_s) / max(1, len(answers))
+        return [self._added(answer, seconds) if isinstance(answer, Action) else answer for answer in answers]
+
+    def _added(self, action: Action, seconds: float) -> Action:
+        usage = action.usage if action.usage is not None else Usage(seconds=seconds)
+        self.tokens += usage.prompt + usage.completion
+        if usage.cost is not None:
+            self.cost += usage.cost
+            self.priced = True
+        elif self.max_cost is not None:
+            raise ValueError("--max-cost needs the cost of every answer: give --prices FILE, or leave it out")
+        return action if action.usage is usage else replace(action, usage=usage)
 
 
 def metered(policy: Policy, meter: Meter) -> Policy:
@@ -67,11 +69,12 @@ class _Metered:
 
     def act(self, requests: Sequence[Request]) -> Sequence[Answer] | Awaitable[Sequence[Answer]]:
         self._meter.check()
+        asked_s = time.monotonic()
         answers: Any = self._policy.act(requests)
-        return self._later(answers) if inspect.isawaitable(answers) else self._meter.add(answers)
+        return self._later(answers, asked_s) if inspect.isawaitable(answers) else self._meter.add(answers, asked_s)
 
-    async def _later(self, answers: Awaitable[Sequence[Answer]]) -> Sequence[Answer]:
-        return self._meter.add(await answers)
+    async def _later(self, answers: Awaitable[Sequence[Answer]], asked_s: float) -> Sequence[Answer]:
+        return self._meter.add(await answers, asked_s)
 
     def forget(self, episode_ids: Sequence[str]) -> None:
         self._policy.forget(episode_ids)
@@ -95,9 +98,10 @@ class _AsyncMetered(_Metered):
         self._idle = self._idle or asyncio.Event()
         self._idle.clear()
         self._n_asked += 1
+        asked_s = time.monotonic()
         try:
             answers: Any = self._policy.act(requests)
-            return self._meter.add(await answers)
+            return self._meter.add(await answers, asked_s)
         finally:
             self._n_asked -= 1
             if not self._n_asked:
