@@ -107,6 +107,7 @@ def test_the_budget_ends_the_run_and_a_bigger_one_goes_on_to_equal_results(tmp_p
     assert part.stopped.startswith("--max-cost 0.5 is reached: 0.5")
     assert not part.complete
     assert part.paid["cost"] == pytest.approx(0.5, abs=0.05)  # four are under way when it is reached
+    assert part.stopped.endswith(f": {part.paid['cost']:.4g} is spent")
     kept = {episode.id for episode in part.episodes() if episode.stop is not Stop.CANCELLED}
     assert kept
     done = evaluate(LADDER, ScriptedPolicy(priced), out=out, max_cost=9, resume=True, **FORTY)
@@ -115,6 +116,23 @@ def test_the_budget_ends_the_run_and_a_bigger_one_goes_on_to_equal_results(tmp_p
     assert done.paid["cost"] > whole.paid["cost"]  # what was cancelled is paid as well
     ids = Counter(episode.id for episode in read_episodes(out) if episode.stop is not Stop.CANCELLED)
     assert set(ids.values()) == {1}
+
+
+def test_what_was_paid_and_not_played_counts_against_the_budget_of_a_resumed_run(tmp_path: Path):
+    n_paid = 0
+
+    class Prompt(ScriptedPolicy):
+        async def act(self, requests):
+            nonlocal n_paid
+            n_paid += len(requests)
+            return super().act(requests)
+
+    run: dict[str, Any] = {"out": tmp_path / "run", "concurrency": 40, **FORTY}
+    for max_cost in (0.2, 0.5):
+        part = evaluate(LADDER, Prompt(priced), max_cost=max_cost, resume=True, **run)
+        assert part.stopped
+        assert part.paid["cost"] == pytest.approx(0.01 * n_paid)
+        assert part.paid["tokens"]["prompt"] == 10 * n_paid
 
 
 def test_a_budget_needs_answers_that_say_what_they_cost(tmp_path: Path):

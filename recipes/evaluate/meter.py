@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from milepost.agents.core import Answer, Policy, Request
-from milepost.envs.core import Action, Usage
+from milepost.envs.core import Action, Episode, Usage
+from milepost.recipes.evaluate.scores import total
 
 
 class BudgetSpent(Exception):
@@ -26,23 +27,42 @@ class Meter:
         self.tokens = 0
         self.priced = False
         """Whether any answer said what it cost."""
+        self._answered: dict[str, list[Usage]] = {}
 
     def check(self) -> None:
         """Raise BudgetSpent where the budget is used up."""
         if self.max_cost is not None and self.cost >= self.max_cost:
             raise BudgetSpent(f"--max-cost {self.max_cost:g} is reached: {self.cost:.4g} is spent")
 
-    def add(self, answers: Sequence[Answer], asked_s: float) -> Sequence[Answer]:
+    def add(self, requests: Sequence[Request], answers: Sequence[Answer], asked_s: float) -> Sequence[Answer]:
         """Count answers to what was asked at ``asked_s``; return them, each with the seconds that it took.
 
         Raises:
             ValueError: There is a budget, and an answer does not say what it cost.
         """
         seconds = (time.monotonic() - asked_s) / max(1, len(answers))
-        return [self._added(answer, seconds) if isinstance(answer, Action) else answer for answer in answers]
+        episodes = [request.episode for request in requests] + [""] * (len(answers) - len(requests))
+        return [
+            self._added(episode, answer, seconds) if isinstance(answer, Action) else answer
+            for episode, answer in zip(episodes, answers, strict=False)
+        ]
 
-    def _added(self, action: Action, seconds: float) -> Action:
+    def unplayed(self, episode: Episode) -> Usage | None:
+        """Return what answers used that came for an episode and are none of its turns; forget the episode.
+
+        The last answer is such a one where the run was stopped before the environment heard it.
+        """
+        answered, turns = self._answered.pop(episode.id, []), [turn.action.usage for turn in episode.turns]
+        if len(answered) <= len(turns):
+            return None
+        paid, kept = total(answered), total(turns)
+        cost = None if paid.cost is None else max(0.0, paid.cost - (kept.cost or 0.0))
+        counts = (paid.prompt - kept.prompt, paid.cached - kept.cached, paid.completion - kept.completion)
+        return Usage(*counts, max(0.0, paid.seconds - kept.seconds), cost)
+
+    def _added(self, episode: str, action: Action, seconds: float) -> Action:
         usage = action.usage if action.usage is not None else Usage(seconds=seconds)
+        self._answered.setdefault(episode, []).append(usage)
         self.tokens += usage.prompt + usage.completion
         if usage.cost is not None:
             self.cost += usage.cost
@@ -71,10 +91,14 @@ class _Metered:
         self._meter.check()
         asked_s = time.monotonic()
         answers: Any = self._policy.act(requests)
-        return self._later(answers, asked_s) if inspect.isawaitable(answers) else self._meter.add(answers, asked_s)
+        if inspect.isawaitable(answers):
+            return self._later(requests, answers, asked_s)
+        return self._meter.add(requests, answers, asked_s)
 
-    async def _later(self, answers: Awaitable[Sequence[Answer]], asked_s: float) -> Sequence[Answer]:
-        return self._meter.add(await answers, asked_s)
+    async def _later(
+        self, requests: Sequence[Request], answers: Awaitable[Sequence[Answer]], asked_s: float
+    ) -> Sequence[Answer]:
+        return self._meter.add(requests, await answers, asked_s)
 
     def forget(self, episode_ids: Sequence[str]) -> None:
         self._policy.forget(episode_ids)
@@ -101,7 +125,7 @@ class _AsyncMetered(_Metered):
         asked_s = time.monotonic()
         try:
             answers: Any = self._policy.act(requests)
-            return self._meter.add(await answers, asked_s)
+            return self._meter.add(requests, await answers, asked_s)
         finally:
             self._n_asked -= 1
             if not self._n_asked:

@@ -20,7 +20,7 @@ from milepost.recipes.evaluate.agents import Agent, agent_of, name_of
 from milepost.recipes.evaluate.live import Live, Watch
 from milepost.recipes.evaluate.meter import BudgetSpent, Meter, metered
 from milepost.recipes.evaluate.panel import Panel
-from milepost.recipes.evaluate.results import Results, read_results
+from milepost.recipes.evaluate.results import UNPLAYED, Results, read_results
 from milepost.recipes.evaluate.settings import Settings, panel_of, settings_of
 from milepost.recipes.evaluate.tasks import entry_of, id_of, prepare, resolved, tasks_of, versions_of
 
@@ -100,9 +100,12 @@ class Evaluation:
         live = Live(self.panel, before, meter, len(todo), watch)
 
         def record(episode: Episode) -> None:
-            if episode.stop is Stop.CANCELLED and not episode.turns:
+            unplayed = meter.unplayed(episode)
+            if episode.stop is Stop.CANCELLED and not (episode.turns or unplayed):
                 return  # nothing was seen and nothing paid
             episode.runtime |= runtime | {"entry": self.entries[episode.id]}
+            if unplayed:
+                episode.runtime[UNPLAYED] = list(unplayed)
             if asked := agent.scaffold_of(episode):
                 episode.runtime["scaffold"] = asked
             run.add(episode, tokens=bool(credits))
