@@ -58,7 +58,7 @@ class Evaluation:
         self.settings = settings = settings.checked()
         self.agent_name = name_of(agent)
         self._agent = agent
-        self.panel = resolved(panel_of(tasks, settings))
+        self.panel = resolved(panel_of(tasks, settings), settings.episodes)
         self.tasks = tasks_of(self.panel)
         self.entries = entry_of(self.tasks, self.panel, settings.seed)
         self.out = settings.out or _new_folder(self.agent_name)
