@@ -4,6 +4,9 @@ import base64
 import hashlib
 import json
 import re
+import resource
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -186,6 +189,27 @@ def test_an_earlier_view_survives_a_failure(tmp_path, monkeypatch):
         view(run)
     assert [file.name for file in run.iterdir() if "view" in file.name] == ["view.html"]
     assert (run / "view.html").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("n_bytes", [1_000, 100_000])
+def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_view(tmp_path, n_bytes):
+    """A limit on the size of files stands for the disk: it is met in the head of the page, or in the data."""
+    run = view_runs.hostile(tmp_path / "run")
+    for number in range(3):
+        noise = np.random.default_rng(number).bytes(40_000).hex()
+        shard = run / "episodes" / "00000.jsonl"
+        shard.write_text(
+            shard.read_text() + json.dumps({"schema": 1, "id": f"n{number}", "turns": [], "last": noise}) + "\n"
+        )
+    done = subprocess.run(
+        [sys.executable, "-m", "milepost.recipes.cli", "view", str(run)],
+        capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes)),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"milepost: cannot write {run / 'view.html'}: file too large; ")
+    assert not list(run.glob("*view*"))
+    assert not list(run.glob(".view*"))
 
 
 @pytest.mark.parametrize(
