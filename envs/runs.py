@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -33,6 +33,8 @@ __all__ = ["Run", "RunInfo", "read_episodes", "read_metrics", "read_newest", "re
 
 SHARD_BYTES = 64_000_000
 """No shard of episodes grows beyond this, unless one episode does."""
+N_CHANGES = 5
+"""So many settings that differ are told."""
 _OWN_SETTINGS = ("out", "resume")
 _PACKAGES = ("milepost", "gymnasium", "numpy", "torch", "transformers", "peft", "textworld")
 
@@ -260,15 +262,28 @@ def _refuse_mismatch(path: Path, info: RunInfo, resume: bool) -> None:
     if not resume:
         raise ValueError(f"{path} already holds a run ({there.status}): go on with --resume, or choose another folder")
     old, new = there.settings, info.settings
-    changed = [
-        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if key not in _OWN_SETTINGS and old.get(key) != new.get(key)
-    ]
+    changed = [line for line in _changes(old, new) if line.split()[0] not in _OWN_SETTINGS]
     if changed:
-        raise ValueError(
-            f"{path} was begun with other settings: {'; '.join(changed)}: give the same, or another folder"
-        )
+        more = f"; and {len(changed) - N_CHANGES} more" if len(changed) > N_CHANGES else ""
+        told = "; ".join(changed[:N_CHANGES])
+        raise ValueError(f"{path} was begun with other settings: {told}{more}: give the same, or another folder")
+
+
+def _changes(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Yield a line for each value that is not the same, however deep it lies."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for place, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _changes(before, after, f"{name}[{place}]")
+    elif old != new:
+        yield f"{name} was {_clipped(old)}, is {_clipped(new)}"
+
+
+def _clipped(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _begin(path: Path, info: RunInfo, resume: bool) -> RunInfo:
