@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -67,6 +68,13 @@ class Evaluation:
 
     def play(self, watch: Watch) -> Results:
         """Play what is missing and return what the whole run reached."""
+        try:
+            return self._opened(watch)
+        finally:
+            if self.settings.out is None and not self.played:
+                shutil.rmtree(self.out, ignore_errors=True)  # a folder that nobody chose, and nothing in it
+
+    def _opened(self, watch: Watch) -> Results:
         with Run.open(self.out, "evaluate", self._pinned(), resume=self.settings.resume) as run:
             try:
                 before = read_results(run.path)
