@@ -181,6 +181,16 @@ def test_what_is_whole_of_a_damaged_run_is_shown_and_the_rest_named(tmp_path):
     assert len(index["runs"][0]["notes"]) == len(told) == 5
 
 
+def test_the_command_tells_what_is_damaged_in_a_line_each(tmp_path):
+    run = view_runs.doors(tmp_path / "run", "11", "random")
+    shard = run / "episodes" / "00000.jsonl"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    words = [sys.executable, "-m", "milepost.recipes.cli", "view", str(run)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: {shard}: the last line is cut off after ")
+
+
 def test_an_earlier_view_survives_a_failure(tmp_path, monkeypatch):
     run = view_runs.doors(tmp_path / "run", "11", "random")
     (run / "view.html").write_text("earlier")
