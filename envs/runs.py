@@ -29,7 +29,7 @@ from milepost.envs.core import Episode
 from milepost.envs.files import Images, Lock, append_line, clear_when_full, cut_off, sync, write_json
 from milepost.envs.records import ADVANTAGE, RunInfo, read_episodes, read_metrics, read_newest, read_run
 
-__all__ = ["Run", "RunInfo", "read_episodes", "read_metrics", "read_newest", "read_run", "write_json"]
+__all__ = ["Run", "RunInfo", "changes", "read_episodes", "read_metrics", "read_newest", "read_run", "write_json"]
 
 SHARD_BYTES = 64_000_000
 """No shard of episodes grows beyond this, unless one episode does."""
@@ -262,23 +262,24 @@ def _refuse_mismatch(path: Path, info: RunInfo, resume: bool) -> None:
     if not resume:
         raise ValueError(f"{path} already holds a run ({there.status}): go on with --resume, or choose another folder")
     old, new = there.settings, info.settings
-    changed = [line for line in _changes(old, new) if line.split()[0] not in _OWN_SETTINGS]
+    found = [change for change in changes(old, new) if change[0] not in _OWN_SETTINGS]
+    changed = [f"{name} was {before}, is {after}" for name, before, after in found]
     if changed:
         more = f"; and {len(changed) - N_CHANGES} more" if len(changed) > N_CHANGES else ""
         told = "; ".join(changed[:N_CHANGES])
         raise ValueError(f"{path} was begun with other settings: {told}{more}: give the same, or another folder")
 
 
-def _changes(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Yield a line for each value that is not the same, however deep it lies."""
+def changes(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield the name and both values of whatever is not the same in two settings, however deep it lies."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            yield from changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for place, (before, after) in enumerate(zip(old, new, strict=True)):
-            yield from _changes(before, after, f"{name}[{place}]")
+            yield from changes(before, after, f"{name}[{place}]")
     elif old != new:
-        yield f"{name} was {_clipped(old)}, is {_clipped(new)}"
+        yield name, _clipped(old), _clipped(new)
 
 
 def _clipped(value: Any) -> str:
