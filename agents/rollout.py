@@ -7,7 +7,8 @@ import inspect
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from milepost.agents.chat import Chat
@@ -118,7 +119,7 @@ class Rollout:
                 assert error is not None
                 episode = await slot.abandon(Stop.FAILED, _text(error))
             except BaseException:
-                self._end(place, await slot.abandon(Stop.CANCELLED, grace_s=GRACE_S), None)
+                self._end(place, await _uncancelled(slot.abandon(Stop.CANCELLED, grace_s=GRACE_S)), None)
                 raise
             break
         self._end(place, episode, error)
@@ -217,6 +218,15 @@ class _Serial:
         except Exception as error:
             where = f"credit {self.label!r} at turn {len(episode.turns) - 1} of episode {episode.id}"
             raise ContractError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+async def _uncancelled(closing: Coroutine[Any, Any, T]) -> T:
+    """Return what a closing episode becomes; who is cancelled meanwhile is on the way out already."""
+    task = asyncio.create_task(closing)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 def _act_inside(policy: Policy, request: Request) -> Answer:

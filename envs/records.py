@@ -65,6 +65,8 @@ def read_episodes(
 ) -> Iterator[Episode]:
     """Yield the episodes of a run folder, or of one ``.jsonl`` file of episodes.
 
+    Where an id was recorded again, what was assigned after play belongs to the newest record alone.
+
     Args:
         path: The folder or file.
         credit: Whether to join what was assigned after play (``credit/*.jsonl``), advantages too.
@@ -98,18 +100,19 @@ def _read(
         read_run(path)
     folder = path.parent.parent if single else path
     shards = [path] if single else sorted(path.glob("episodes/*.jsonl"))
-    last = {_id(record): place for place, record in _records(shards, _ignore)} if newest else None
     load = Images(folder / "images").load if images else None
     earned = _read_credit(folder, broken) if credit else {}
+    last = {_id(record): place for place, record in _records(shards, _ignore)} if newest or earned else {}
     for place, record in _records(shards, broken):
-        if last is not None and last.get(_id(record)) != place:
+        superseded = last.get(_id(record), place) != place
+        if newest and superseded:
             continue
         episode = None
         with _left_out(broken, str(place[0])):
             episode = codec.from_json(record, load)
         if episode is None:
             continue
-        for label, line in earned.get(episode.id, ()):
+        for label, line in () if superseded else earned.get(episode.id, ()):
             with _left_out(broken, f"credit of {episode.id}"):
                 _join(episode, label, line)
         yield episode

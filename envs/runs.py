@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -29,10 +29,12 @@ from milepost.envs.core import Episode
 from milepost.envs.files import Images, Lock, append_line, clear_when_full, cut_off, sync, write_json
 from milepost.envs.records import ADVANTAGE, RunInfo, read_episodes, read_metrics, read_newest, read_run
 
-__all__ = ["Run", "RunInfo", "read_episodes", "read_metrics", "read_newest", "read_run", "write_json"]
+__all__ = ["Run", "RunInfo", "changes", "read_episodes", "read_metrics", "read_newest", "read_run", "write_json"]
 
 SHARD_BYTES = 64_000_000
 """No shard of episodes grows beyond this, unless one episode does."""
+N_CHANGES = 5
+"""So many settings that differ are told."""
 _OWN_SETTINGS = ("out", "resume")
 _PACKAGES = ("milepost", "gymnasium", "numpy", "torch", "transformers", "peft", "textworld")
 
@@ -260,15 +262,29 @@ def _refuse_mismatch(path: Path, info: RunInfo, resume: bool) -> None:
     if not resume:
         raise ValueError(f"{path} already holds a run ({there.status}): go on with --resume, or choose another folder")
     old, new = there.settings, info.settings
-    changed = [
-        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if key not in _OWN_SETTINGS and old.get(key) != new.get(key)
-    ]
+    found = [change for change in changes(old, new) if change[0] not in _OWN_SETTINGS]
+    changed = [f"{name} was {before}, is {after}" for name, before, after in found]
     if changed:
-        raise ValueError(
-            f"{path} was begun with other settings: {'; '.join(changed)}: give the same, or another folder"
-        )
+        more = f"; and {len(changed) - N_CHANGES} more" if len(changed) > N_CHANGES else ""
+        told = "; ".join(changed[:N_CHANGES])
+        raise ValueError(f"{path} was begun with other settings: {told}{more}: give the same, or another folder")
+
+
+def changes(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield the name and both values of whatever is not the same in two settings, however deep it lies."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for place, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from changes(before, after, f"{name}[{place}]")
+    elif old != new:
+        yield name, _clipped(old), _clipped(new)
+
+
+def _clipped(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _begin(path: Path, info: RunInfo, resume: bool) -> RunInfo:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from milepost.envs.names import did_you_mean
-from milepost.recipes.console import explain, parse, print_report, read_option
+from milepost.recipes.console import explain, parse, print_report, read_option, warnings_as_lines
 
 
 @dataclass
@@ -213,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words[0] not in COMMANDS:
             raise ValueError(f"no command {words[0]!r}{did_you_mean(words[0], COMMANDS)}; milepost --help lists them")
-        return COMMANDS[words[0]][0](words[1:])
+        with warnings_as_lines(not debug):
+            return COMMANDS[words[0]][0](words[1:])
     except (Exception, KeyboardInterrupt) as error:
         told = None if debug else explain(error, ["milepost", *words])
         if told is None:

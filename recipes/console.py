@@ -6,7 +6,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -68,6 +70,22 @@ def print_report(report: Report, what: dict[str, str], options: dict[str, Any], 
                 print(f"{kind}  {finding.rule}: {finding.text}")
         print(f"{' '.join(what.values())}: {'keeps' if report.ok else 'breaks'} the contract")
     return 0 if report.ok else 1
+
+
+@contextmanager
+def warnings_as_lines(wanted: bool = True) -> Iterator[None]:
+    """Have a warning meant for the user told as one line, without the place in the code that gave it."""
+    before = warnings.formatwarning
+
+    def told(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        mine = category is UserWarning
+        return f"warning: {message}\n" if mine else before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = told if wanted else before
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def explain(error: BaseException, command: Sequence[str]) -> tuple[str, int] | None:

@@ -64,7 +64,7 @@ def test_runs_under_other_limits_are_not_comparable_and_the_difference_is_named(
     a, b = run(tmp_path / "a", "pear"), run(tmp_path / "b", "pear", max_turns=7, seed=1, tasks="pear 5,lime 5")
     assert a.digest != b.digest
     (line,) = warnings(a, b)
-    assert line.startswith("not the same panel, versions and settings: panel (entries: ")
+    assert line.startswith("not the same panel, versions and settings: panel.entries[0].max_turns (None and 7), ")
     assert "seed (0 and 1)" in line
     assert compare(a, b)[LADDER].n == 2  # and still the numbers on what both have
 
@@ -92,6 +92,7 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "warning: not the same panel, versions and settings: seed (0 and 1)" in out
     assert "50.0 %" in out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in out  # no number is cut at 80 columns
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["comparable"] is False

@@ -47,6 +47,21 @@ def test_an_exception_of_the_policy_stops_the_run_and_keeps_what_finished():
     assert threads_of_milepost() == []
 
 
+def test_where_many_acts_raise_at_once_every_episode_under_way_is_kept():
+    class Spent(AsyncRecorder):
+        async def act(self, requests):
+            if len({batch[0].episode for batch in self.batches}) == 40:
+                raise RuntimeError("no money left")
+            return await super().act(requests)
+
+    for _ in range(5):
+        kept: list[Episode] = []
+        with pytest.raises(RuntimeError, match="no money left"):
+            play(tasks(40), Spent(), gather="greedy", slots=40, n_threads=3, on_end=kept.append)
+        assert len({e.id for e in kept}) == len(kept) == 40
+    assert not CountEnv.alive
+
+
 class Short(Recorder):
     def act(self, requests: Sequence[Request]) -> list[Answer]:
         return super().act(requests)[1:]

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from milepost.recipes.evaluate import Entry, Panel, evaluate
 from milepost.recipes.evaluate.live import Live
 from milepost.recipes.evaluate.meter import Meter
 from milepost.recipes.evaluate.results import read_results
+from milepost.recipes.report.embed import listed
+from milepost.recipes.report.rows import row
 from milepost.recipes.report.show import show
 from milepost.sandbox.core import EndpointError
 
@@ -105,6 +108,7 @@ def test_the_budget_ends_the_run_and_a_bigger_one_goes_on_to_equal_results(tmp_p
     assert part.stopped.startswith("--max-cost 0.5 is reached: 0.5")
     assert not part.complete
     assert part.paid["cost"] == pytest.approx(0.5, abs=0.05)  # four are under way when it is reached
+    assert part.stopped.endswith(f": {part.paid['cost']:.4g} is spent")
     kept = {episode.id for episode in part.episodes() if episode.stop is not Stop.CANCELLED}
     assert kept
     done = evaluate(LADDER, ScriptedPolicy(priced), out=out, max_cost=9, resume=True, **FORTY)
@@ -113,6 +117,23 @@ def test_the_budget_ends_the_run_and_a_bigger_one_goes_on_to_equal_results(tmp_p
     assert done.paid["cost"] > whole.paid["cost"]  # what was cancelled is paid as well
     ids = Counter(episode.id for episode in read_episodes(out) if episode.stop is not Stop.CANCELLED)
     assert set(ids.values()) == {1}
+
+
+def test_what_was_paid_and_not_played_counts_against_the_budget_of_a_resumed_run(tmp_path: Path):
+    n_paid = 0
+
+    class Prompt(ScriptedPolicy):
+        async def act(self, requests):
+            nonlocal n_paid
+            n_paid += len(requests)
+            return super().act(requests)
+
+    run: dict[str, Any] = {"out": tmp_path / "run", "concurrency": 40, **FORTY}
+    for max_cost in (0.2, 0.5):
+        part = evaluate(LADDER, Prompt(priced), max_cost=max_cost, resume=True, **run)
+        assert part.stopped
+        assert part.paid["cost"] == pytest.approx(0.01 * n_paid)
+        assert part.paid["tokens"]["prompt"] == 10 * n_paid
 
 
 def test_a_budget_needs_answers_that_say_what_they_cost(tmp_path: Path):
@@ -187,6 +208,19 @@ def test_an_outside_program_is_evaluated_and_ended(tmp_path: Path):
     assert (done.complete, done.success.rate) == (True, 1.0)
     children = psutil.Process().children(recursive=True)
     assert not [child for child in children if "climb.sh" in " ".join(child.cmdline())]
+
+
+def test_the_seconds_of_an_agent_that_does_not_tell_them_are_measured_and_its_tokens_stay_unknown(tmp_path: Path):
+    def slow(messages: list[dict[str, Any]]) -> str:
+        time.sleep(0.02)
+        return "climb"
+
+    done = evaluate(LADDER, slow, out=tmp_path / "run", tasks="pear 5", watch="nothing")
+    assert done.overall.seconds is not None
+    assert 5 * 0.02 <= done.overall.seconds < 5
+    (episode,) = done.episodes()
+    assert listed(0, episode, "ladder")["tokens"] is None
+    assert row(episode, lambda name: b"")["prompt_tokens"] is None
 
 
 def test_a_scaffold_and_a_context_shape_what_the_agent_sees(tmp_path: Path):

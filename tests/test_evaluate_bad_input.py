@@ -33,6 +33,7 @@ def one_line_and_nothing_played(
         out, err = capfd.readouterr()
         assert (out, err.count("\n")) == ("", 1), err
         assert not list(tmp_path.glob("**/episodes/*.jsonl"))
+        assert not list(tmp_path.glob("runs/*"))
         return err.strip()
 
     return refused
@@ -110,7 +111,7 @@ def test_no_server_at_all_is_one_line_and_leaves_nothing_in_the_way(refused: Ref
     assert base_url in refused(*words, code=1)  # the same line again: no run is in the way
 
 
-def test_a_folder_of_another_run_is_refused_and_left_alone(refused: Refused, tmp_path: Path):
+def test_a_folder_of_another_run_is_refused_and_left_alone(refused: Refused, tmp_path: Path, capfd):
     Run.open(tmp_path / "training", "ladder_gra").close()
     assert "holds a run of ladder_gra, expected one of evaluate" in refused(*ladder("--out", "training"))
     assert evaluate(LADDER, "oracle", out=tmp_path / "done", watch="nothing").complete
@@ -121,6 +122,7 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(refused: Refused, tmp
         (ladder("--out", "done", "--resume", "--seed", "1"), "seed was 0, is 1"),
     ):
         assert main(["eval", *words]) == 2
+        assert said in capfd.readouterr().err
         assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}, said
 
 

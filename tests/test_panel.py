@@ -8,6 +8,7 @@ from typing import Any
 import driver_envs  # noqa: F401  registers driver-test/Count-v0, which has no list of tasks
 import pytest
 
+from milepost.envs.ladder import LadderEnv
 from milepost.recipes.evaluate.panel import Entry, Panel
 from milepost.recipes.evaluate.panel_file import panel_from, panel_names, read_panel, read_seeds
 from milepost.recipes.evaluate.settings import Settings, panel_of
@@ -122,6 +123,12 @@ def test_a_task_that_is_not_in_the_split_is_named_with_what_was_meant():
         resolved(panel({**LADDER, "tasks": ["pear5"]}))
 
 
+def test_a_split_without_a_task_is_named_rather_than_complete_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(LadderEnv, "tasks", lambda self, split: [])
+    with pytest.raises(ValueError, match="ladder: milepost/Ladder-v0 has no task in the split 'test'"):
+        resolved(panel(LADDER))
+
+
 def test_a_file_that_is_no_toml_or_not_there_is_named(tmp_path: Path):
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(ValueError, match=r"bad.toml: expected TOML: "):
@@ -140,8 +147,11 @@ def test_seeds_are_numbers_and_spans():
 
 
 def test_flags_limit_a_panel_but_do_not_change_its_tasks():
-    told = panel_of(Panel(name="p", entries=(Entry(**LADDER),)), Settings(episodes=1, attempts=3, max_turns=6))
-    assert [(e.episodes, e.attempts, e.max_turns) for e in told.entries] == [(1, 3, 6)]
+    told = panel_of(Panel(name="p", entries=(Entry(**LADDER),)), Settings(attempts=3, max_turns=6))
+    assert [(e.attempts, e.max_turns) for e in told.entries] == [(3, 6)]
+    two = panel(LADDER, {**LADDER, "name": "seeds", "seeds": "0-9", "episodes": 8})
+    for most, n_tasks in ((1, [1, 1]), (6, [4, 6]), (50, [4, 8])):
+        assert [len(e.tasks or e.seeds) for e in resolved(two, most).entries] == n_tasks
     for said in (Settings(seeds="1"), Settings(tasks="pear 5"), Settings(option=["dust=1"]), Settings(split="train")):
         with pytest.raises(ValueError, match="the panel smoke says which tasks are played"):
             panel_of("smoke", said)

@@ -15,6 +15,7 @@ from milepost.envs.runs import Run
 from milepost.recipes.evaluate import evaluate, read_results
 from milepost.recipes.evaluate.scores import pass_k, row, score, total
 from milepost.recipes.report.stats import wilson
+from milepost.sandbox.core import MachineError
 
 
 def episode(
@@ -121,6 +122,14 @@ def test_what_was_superseded_is_paid_but_does_not_count(tmp_path: Path):
     again = read_results(tmp_path / "other")
     assert (again.n, again.failed, again.complete, again.overall.cost) == (1, 0, True, 2.5)
     assert (again.paid["cost"], again.paid["tokens"]["prompt"]) == (4.0, 800)
+
+
+def test_failures_that_differ_by_the_episode_alone_are_counted_together(tmp_path: Path):
+    def sorry(messages, episode):
+        raise MachineError(f"episode {episode}: no room")
+
+    done = evaluate("milepost/Ladder-v0", sorry, out=tmp_path / "run", watch="nothing")
+    assert done.failures == {"milepost.sandbox.core.MachineError: episode *: no room": 4}
 
 
 def test_another_run_is_no_evaluation(tmp_path: Path):

@@ -72,6 +72,8 @@ def test_of_an_id_that_was_played_again_the_newest_record_alone_counts(tmp_path)
         ("b", Stop.TERMINATED, 3),
     ]
     assert newest[2].turns[2].credit == {"gra": 0.5}
+    older = [e for e in read_episodes(tmp_path / "run") if e.id == "b"]
+    assert [[turn.credit for turn in e.turns] for e in older] == [[{}], [{}, {}, {"gra": 0.5}]]
 
 
 def test_credit_of_one_agent_lands_on_that_agents_turns(tmp_path):
@@ -220,6 +222,22 @@ def test_a_folder_is_not_written_twice_by_mistake(tmp_path):
         Run.open(tmp_path / "run", "recipe", {"lr": 1})
     with pytest.raises(ValueError, match=r"begun with other settings: lr was 1, is 2"):
         Run.open(tmp_path / "run", "recipe", {"lr": 2, "resume": True}, resume=True)
+
+
+def test_of_settings_that_differ_only_the_parts_that_do_are_told(tmp_path):
+    tasks = [f"task {n}" for n in range(2000)]
+    panel = {"name": "p", "entries": [{"tasks": tasks, "attempts": 1}]}
+    Run.open(tmp_path / "run", "evaluate", {"panel": panel}).close()
+    for changed, told in (
+        ({"tasks": tasks, "attempts": 2}, r"settings: panel\.entries\[0\]\.attempts was 1, is 2: give the same"),
+        ({"tasks": ["a"], "attempts": 1}, r"panel\.entries\[0\]\.tasks was \['task 0', .{50,70}\.\.\., is \['a'\]:"),
+        (
+            {"tasks": tasks[::-1], "attempts": 1},
+            r"\.tasks\[4\] was 'task 4', is 'task 1995'; and 1995 more: give the same",
+        ),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Run.open(tmp_path / "run", "evaluate", {"panel": panel | {"entries": [changed]}}, resume=True)
 
 
 def test_runs_with_the_same_settings_have_the_same_digest_wherever_they_are(tmp_path):

@@ -4,6 +4,9 @@ import base64
 import hashlib
 import json
 import re
+import resource
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -146,9 +149,14 @@ def test_an_episode_played_again_takes_the_place_of_the_one_that_failed(tmp_path
     with Run.open(tmp_path / "run", "evaluate") as run:
         run.add(view_runs.played(0, won=False, policy="a", stop=Stop.FAILED))
         run.add(view_runs.played(1, won=False, policy="a"))
-        run.add(view_runs.played(0, won=True, policy="a"))
+        run.add(again := view_runs.played(0, won=True, policy="a", n_turns=4))
+        for turn in again.turns:
+            turn.credit["gra"] = 0.25
+        run.write_credit("gra", [[again]], {})
     index = inflated(view(run.path)[0])
-    assert [(row["number"], row["success"]) for row in index["rows"][0]] == [(1, False), (2, True)]
+    assert [(row["number"], row["success"]) for row in index["rows"][0]] == [(0, False), (1, True)]  # as in show
+    assert index["rows"][0][1]["credit"][-1] == ["gra", 1.0]
+    assert index["runs"][0]["notes"] == []
     assert (index["runs"][0]["whole"]["episodes"], index["runs"][0]["whole"]["failed"]) == (2, 0)
 
 
@@ -173,6 +181,16 @@ def test_what_is_whole_of_a_damaged_run_is_shown_and_the_rest_named(tmp_path):
     assert len(index["runs"][0]["notes"]) == len(told) == 5
 
 
+def test_the_command_tells_what_is_damaged_in_a_line_each(tmp_path):
+    run = view_runs.doors(tmp_path / "run", "11", "random")
+    shard = run / "episodes" / "00000.jsonl"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    words = [sys.executable, "-m", "milepost.recipes.cli", "view", str(run)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: {shard}: the last line is cut off after ")
+
+
 def test_an_earlier_view_survives_a_failure(tmp_path, monkeypatch):
     run = view_runs.doors(tmp_path / "run", "11", "random")
     (run / "view.html").write_text("earlier")
@@ -181,6 +199,27 @@ def test_an_earlier_view_survives_a_failure(tmp_path, monkeypatch):
         view(run)
     assert [file.name for file in run.iterdir() if "view" in file.name] == ["view.html"]
     assert (run / "view.html").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("n_bytes", [1_000, 100_000])
+def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_view(tmp_path, n_bytes):
+    """A limit on the size of files stands for the disk: it is met in the head of the page, or in the data."""
+    run = view_runs.hostile(tmp_path / "run")
+    for number in range(3):
+        noise = np.random.default_rng(number).bytes(40_000).hex()
+        shard = run / "episodes" / "00000.jsonl"
+        shard.write_text(
+            shard.read_text() + json.dumps({"schema": 1, "id": f"n{number}", "turns": [], "last": noise}) + "\n"
+        )
+    done = subprocess.run(
+        [sys.executable, "-m", "milepost.recipes.cli", "view", str(run)],
+        capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes)),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"milepost: cannot write {run / 'view.html'}: file too large; ")
+    assert not list(run.glob("*view*"))
+    assert not list(run.glob(".view*"))
 
 
 @pytest.mark.parametrize(

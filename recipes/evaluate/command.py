@@ -98,7 +98,7 @@ def _print(results: Results) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     console.print(table(results))
     for failure, n in results.failures.items():
-        print(f"failed {n} times: {failure}", file=sys.stderr)
+        print(f"{n} failed: {failure}", file=sys.stderr)
     console.print(f"{results.path}   digest {results.digest}", highlight=False, soft_wrap=True, markup=False)
 
 

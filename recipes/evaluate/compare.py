@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 
+from milepost.envs.runs import N_CHANGES, changes
 from milepost.recipes.console import parse
 from milepost.recipes.evaluate.results import Results, read_results
 from milepost.recipes.evaluate.scores import Row
@@ -90,8 +91,8 @@ def warnings(a: Results, b: Results) -> list[str]:
     """Return why the numbers of the two runs do not mean the same; nothing where their digests are equal."""
     found = []
     if a.digest != b.digest:
-        names = [name for name in a.pinned if a.pinned[name] != b.pinned[name]]
-        told = ", ".join(f"{name} ({_differs(a.pinned[name], b.pinned[name])})" for name in names)
+        parts = [f"{name} ({one} and {other})" for name, one, other in changes(a.pinned, b.pinned)]
+        told = ", ".join([*parts[:N_CHANGES], *([f"{len(parts) - N_CHANGES} more"] if len(parts) > N_CHANGES else [])])
         found.append(f"not the same panel, versions and settings: {told}; compared is what both played")
     for run in (a, b):
         if not run.complete:
@@ -130,19 +131,6 @@ def _compared(pairs: Sequence[tuple[Row, Row]]) -> Compared:
     )
 
 
-def _differs(a: Any, b: Any) -> str:
-    """Return the first things in which two settings differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-        return ", ".join(f"{key}: {_short(a.get(key))} and {_short(b.get(key))}" for key in keys[:3])
-    return f"{_short(a)} and {_short(b)}"
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value) if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
 def _print(a: Results, b: Results, unlike: Sequence[str], told: dict[str, Compared]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -151,9 +139,10 @@ def _print(a: Results, b: Results, unlike: Sequence[str], told: dict[str, Compar
     for line in unlike:
         console.print(f"warning: {line}", soft_wrap=True)
     drawn = Table(title="B against A on the attempts that both played, in points, 95 %")
-    drawn.add_column("entry", no_wrap=True)
-    for name in ("n", "A", "B", "success, B - A", "won", "lost", "p", "outcome, B - A"):
-        drawn.add_column(name, justify="right")
+    drawn.add_column("entry", overflow="fold")
+    widths = {"n": 1, "A": 5, "B": 5, "success, B - A": 8, "won": 3, "lost": 4, "p": 1, "outcome, B - A": 7}
+    for name, width in widths.items():  # no number is cut, however narrow the terminal
+        drawn.add_column(name, justify="right", min_width=width)
     for name, row in told.items():
         if name == "all" and len(told) > 1:
             drawn.add_section()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from milepost.agents.core import Answer, Policy, Request
-from milepost.envs.core import Action
+from milepost.envs.core import Action, Episode, Usage
+from milepost.recipes.evaluate.scores import total
 
 
 class BudgetSpent(Exception):
@@ -24,30 +27,49 @@ class Meter:
         self.tokens = 0
         self.priced = False
         """Whether any answer said what it cost."""
+        self._answered: dict[str, list[Usage]] = {}
 
     def check(self) -> None:
         """Raise BudgetSpent where the budget is used up."""
         if self.max_cost is not None and self.cost >= self.max_cost:
             raise BudgetSpent(f"--max-cost {self.max_cost:g} is reached: {self.cost:.4g} is spent")
 
-    def add(self, answers: Sequence[Answer]) -> Sequence[Answer]:
-        """Count answers; return them.
+    def add(self, requests: Sequence[Request], answers: Sequence[Answer], asked_s: float) -> Sequence[Answer]:
+        """Count answers to what was asked at ``asked_s``; return them, each with the seconds that it took.
 
         Raises:
             ValueError: There is a budget, and an answer does not say what it cost.
         """
-        for answer in answers:
-            if not isinstance(answer, Action):
-                continue
-            usage = answer.usage
-            if usage is not None:
-                self.tokens += usage.prompt + usage.completion
-            if usage is not None and usage.cost is not None:
-                self.cost += usage.cost
-                self.priced = True
-            elif self.max_cost is not None:
-                raise ValueError("--max-cost needs the cost of every answer: give --prices FILE, or leave it out")
-        return answers
+        seconds = (time.monotonic() - asked_s) / max(1, len(answers))
+        episodes = [request.episode for request in requests] + [""] * (len(answers) - len(requests))
+        return [
+            self._added(episode, answer, seconds) if isinstance(answer, Action) else answer
+            for episode, answer in zip(episodes, answers, strict=False)
+        ]
+
+    def unplayed(self, episode: Episode) -> Usage | None:
+        """Return what answers used that came for an episode and are none of its turns; forget the episode.
+
+        The last answer is such a one where the run was stopped before the environment heard it.
+        """
+        answered, turns = self._answered.pop(episode.id, []), [turn.action.usage for turn in episode.turns]
+        if len(answered) <= len(turns):
+            return None
+        paid, kept = total(answered), total(turns)
+        cost = None if paid.cost is None else max(0.0, paid.cost - (kept.cost or 0.0))
+        counts = (paid.prompt - kept.prompt, paid.cached - kept.cached, paid.completion - kept.completion)
+        return Usage(*counts, max(0.0, paid.seconds - kept.seconds), cost)
+
+    def _added(self, episode: str, action: Action, seconds: float) -> Action:
+        usage = action.usage if action.usage is not None else Usage(seconds=seconds)
+        self._answered.setdefault(episode, []).append(usage)
+        self.tokens += usage.prompt + usage.completion
+        if usage.cost is not None:
+            self.cost += usage.cost
+            self.priced = True
+        elif self.max_cost is not None:
+            raise ValueError("--max-cost needs the cost of every answer: give --prices FILE, or leave it out")
+        return action if action.usage is usage else replace(action, usage=usage)
 
 
 def metered(policy: Policy, meter: Meter) -> Policy:
@@ -67,11 +89,16 @@ class _Metered:
 
     def act(self, requests: Sequence[Request]) -> Sequence[Answer] | Awaitable[Sequence[Answer]]:
         self._meter.check()
+        asked_s = time.monotonic()
         answers: Any = self._policy.act(requests)
-        return self._later(answers) if inspect.isawaitable(answers) else self._meter.add(answers)
+        if inspect.isawaitable(answers):
+            return self._later(requests, answers, asked_s)
+        return self._meter.add(requests, answers, asked_s)
 
-    async def _later(self, answers: Awaitable[Sequence[Answer]]) -> Sequence[Answer]:
-        return self._meter.add(await answers)
+    async def _later(
+        self, requests: Sequence[Request], answers: Awaitable[Sequence[Answer]], asked_s: float
+    ) -> Sequence[Answer]:
+        return self._meter.add(requests, await answers, asked_s)
 
     def forget(self, episode_ids: Sequence[str]) -> None:
         self._policy.forget(episode_ids)
@@ -95,9 +122,10 @@ class _AsyncMetered(_Metered):
         self._idle = self._idle or asyncio.Event()
         self._idle.clear()
         self._n_asked += 1
+        asked_s = time.monotonic()
         try:
             answers: Any = self._policy.act(requests)
-            return self._meter.add(await answers)
+            return self._meter.add(requests, await answers, asked_s)
         finally:
             self._n_asked -= 1
             if not self._n_asked:

@@ -85,11 +85,6 @@ def checked(entry: Entry, where: str) -> Entry:
     return entry
 
 
-def first(entry: Entry, episodes: int) -> Entry:
-    """Return the entry with no more than its first ``episodes`` tasks or seeds."""
-    return replace(entry, episodes=min(episodes, entry.episodes or episodes))
-
-
 def _said(record: dict[str, Any]) -> dict[str, Any]:
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in record.items()}
     return {key: value for key, value in plain.items() if value not in (None, "", [], {})}

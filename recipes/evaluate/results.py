@@ -20,6 +20,8 @@ from milepost.recipes.evaluate.tasks import entry_of, tasks_of, unpinned
 SCHEMA = 1
 PINNED = ("panel", "versions", "seed", "scaffold", "context", "max_tokens")
 """Settings that the digest is of: all that changes numbers and is not the agent."""
+UNPLAYED = "unplayed"
+"""In the runtime of an episode: what answers used that were paid and are none of its turns."""
 N_FAILURES = 5
 """So many of the most frequent failures are told."""
 
@@ -122,6 +124,8 @@ def _read(path: Path) -> tuple[dict[str, Row], dict[str, Any]]:
         newest[episode.id] = read = row(episode)
         if episode.turns:
             usage.append(read.usage)
+        if unplayed := episode.runtime.get(UNPLAYED):
+            usage.append(Usage(*unplayed))
     sums = total(usage)
     tokens = {"prompt": sums.prompt, "cached": sums.cached, "completion": sums.completion}
     return newest, {"tokens": tokens, "cost": sums.cost}

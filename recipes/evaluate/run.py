@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ from milepost.recipes.evaluate.agents import Agent, agent_of, name_of
 from milepost.recipes.evaluate.live import Live, Watch
 from milepost.recipes.evaluate.meter import BudgetSpent, Meter, metered
 from milepost.recipes.evaluate.panel import Panel
-from milepost.recipes.evaluate.results import Results, read_results
+from milepost.recipes.evaluate.results import UNPLAYED, Results, read_results
 from milepost.recipes.evaluate.settings import Settings, panel_of, settings_of
 from milepost.recipes.evaluate.tasks import entry_of, id_of, prepare, resolved, tasks_of, versions_of
 
@@ -58,7 +59,7 @@ class Evaluation:
         self.settings = settings = settings.checked()
         self.agent_name = name_of(agent)
         self._agent = agent
-        self.panel = resolved(panel_of(tasks, settings))
+        self.panel = resolved(panel_of(tasks, settings), settings.episodes)
         self.tasks = tasks_of(self.panel)
         self.entries = entry_of(self.tasks, self.panel, settings.seed)
         self.out = settings.out or _new_folder(self.agent_name)
@@ -67,6 +68,13 @@ class Evaluation:
 
     def play(self, watch: Watch) -> Results:
         """Play what is missing and return what the whole run reached."""
+        try:
+            return self._opened(watch)
+        finally:
+            if self.settings.out is None and not self.played:
+                shutil.rmtree(self.out, ignore_errors=True)  # a folder that nobody chose, and nothing in it
+
+    def _opened(self, watch: Watch) -> Results:
         with Run.open(self.out, "evaluate", self._pinned(), resume=self.settings.resume) as run:
             try:
                 before = read_results(run.path)
@@ -100,9 +108,12 @@ class Evaluation:
         live = Live(self.panel, before, meter, len(todo), watch)
 
         def record(episode: Episode) -> None:
-            if episode.stop is Stop.CANCELLED and not episode.turns:
+            unplayed = meter.unplayed(episode)
+            if episode.stop is Stop.CANCELLED and not (episode.turns or unplayed):
                 return  # nothing was seen and nothing paid
             episode.runtime |= runtime | {"entry": self.entries[episode.id]}
+            if unplayed:
+                episode.runtime[UNPLAYED] = list(unplayed)
             if asked := agent.scaffold_of(episode):
                 episode.runtime["scaffold"] = asked
             run.add(episode, tokens=bool(credits))

@@ -102,7 +102,7 @@ def row(episode: Episode) -> Row:
         turns=len(episode.turns),
         usage=total(usage),
         seconds=math.fsum([turn.seconds for turn in episode.turns] + [used.seconds for used in usage if used]),
-        failure=_line(episode.failure) if episode.stop is Stop.FAILED else None,
+        failure=_line(episode) if episode.stop is Stop.FAILED else None,
     )
 
 
@@ -168,6 +168,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _line(failure: str | None) -> str:
-    lines = (failure or "").strip().splitlines()
+def _line(episode: Episode) -> str:
+    """Return the last line of a failure without the episode's id, so that equal ones can be counted."""
+    text = episode.failure or ""
+    lines = (text.replace(episode.id, "*") if episode.id else text).strip().splitlines()
     return lines[-1][:200] if lines else "unknown"

@@ -12,7 +12,7 @@ import tyro
 from milepost.envs.make import env_ids
 from milepost.envs.names import did_you_mean
 from milepost.recipes.console import read_option
-from milepost.recipes.evaluate.panel import Entry, Panel, checked, first, whole
+from milepost.recipes.evaluate.panel import Entry, Panel, checked, whole
 from milepost.recipes.evaluate.panel_file import panel_names, read_panel, read_seeds
 
 
@@ -156,8 +156,6 @@ def _limited(panel: Panel, settings: Settings) -> Panel:
     said = {name: getattr(settings, name) for name in ("attempts", "max_turns", "timeout_s")}
     said = {name: value for name, value in said.items() if value is not None}
     entries = [replace(checked(entry, f"panel {panel.name}, entry {entry.name}"), **said) for entry in panel.entries]
-    if settings.episodes:
-        entries = [first(entry, settings.episodes) for entry in entries]
     return replace(panel, entries=tuple(entries))
 
 

@@ -21,14 +21,14 @@ from milepost.recipes.evaluate.panel import Entry, Panel
 from milepost.recipes.games import SEEDS, TEXTWORLD
 
 
-def resolved(panel: Panel) -> Panel:
-    """Return the panel with every entry's tasks or seeds spelled out.
+def resolved(panel: Panel, most: int | None = None) -> Panel:
+    """Return the panel with every entry's tasks or seeds spelled out, of each entry no more than the first ``most``.
 
     Raises:
         ValueError: No such environment, option, split or task; or the environment has no list, and nothing says how
             many episodes are meant.
     """
-    return replace(panel, entries=tuple(_resolved(entry) for entry in panel.entries))
+    return replace(panel, entries=tuple(_resolved(entry, most) for entry in panel.entries))
 
 
 def tasks_of(panel: Panel) -> list[Task]:
@@ -99,32 +99,35 @@ def unpinned(panel: Panel, versions: dict[str, str]) -> list[str]:
     ]
 
 
-def _resolved(entry: Entry) -> Entry:
+def _resolved(entry: Entry, most: int | None) -> Entry:
     with closing(make(entry.env, **entry.options)) as env:
         known = getattr(env.unwrapped, "tasks", lambda split: None)(entry.split)
     n = entry.episodes
     if entry.seeds:
-        return replace(entry, seeds=entry.seeds[:n], options=_drawing(entry), episodes=None)
+        return replace(entry, seeds=entry.seeds[:n][:most], options=_drawing(entry), episodes=None)
     if known is None:
-        return _seeded(entry)
+        return _seeded(entry, most)
+    if not known:
+        raise ValueError(f"{entry.name}: {entry.env} has no task in the split {entry.split!r}")
     for name in entry.tasks:
         if name not in known:
             there = f"{did_you_mean(name, known)}; the {entry.split} split has {len(known)}, such as {known[0]!r}"
             raise ValueError(f"{entry.name}: no task {name!r} in {entry.env}{there}")
     if n is not None and n > len(entry.tasks or known):
         raise ValueError(f"{entry.name}: expected at most its {len(entry.tasks or known)} tasks, got {n} episodes")
-    return replace(entry, tasks=(entry.tasks or tuple(known))[:n], episodes=None)
+    return replace(entry, tasks=(entry.tasks or tuple(known))[:n][:most], episodes=None)
 
 
-def _seeded(entry: Entry) -> Entry:
+def _seeded(entry: Entry, most: int | None) -> Entry:
     if entry.tasks:
         raise ValueError(f"{entry.name}: {entry.env} has no list of tasks; expected seeds or a number of episodes")
-    if entry.episodes is None:
+    numbers = [n for n in (entry.episodes, most) if n is not None]
+    if not numbers:
         raise ValueError(f"{entry.name}: {entry.env} has no list of tasks: say how many episodes, or which seeds")
     if entry.split not in SEEDS:
         raise ValueError(f"{entry.name}: split: expected one of {', '.join(SEEDS)}, got {entry.split!r}")
     start = SEEDS[entry.split]
-    return replace(entry, seeds=tuple(range(start, start + entry.episodes)), options=_drawing(entry), episodes=None)
+    return replace(entry, seeds=tuple(range(start, start + min(numbers))), options=_drawing(entry), episodes=None)
 
 
 def _drawing(entry: Entry) -> dict[str, Any]:

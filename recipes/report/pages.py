@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,7 +46,11 @@ class Page:
         head, self._tail = _markup(title)
         with clear_when_full(file):
             self._out = open(self._temporary, "wb")  # noqa: SIM115
-        self._write(head)
+        try:
+            self._write(head)
+        except BaseException:
+            self.discard()
+            raise
 
     def add(self, run: int, row: dict[str, Any], record: Any) -> None:
         """Take one episode; ``record`` is called with a function that keeps a value once a chunk."""
@@ -86,7 +91,8 @@ class Page:
 
     def discard(self) -> None:
         """Remove what was not put in place."""
-        self._out.close()
+        with suppress(OSError):  # what is buffered still: the disk is full
+            self._out.close()
         self._temporary.unlink(missing_ok=True)
 
     def _share(self, value: Any) -> int:

@@ -20,10 +20,10 @@ import tyro
 
 from milepost.agents.progress import bar
 from milepost.envs.core import Episode
-from milepost.envs.runs import RunInfo, read_episodes, read_run
+from milepost.envs.runs import RunInfo, read_newest, read_run
 from milepost.recipes.console import parse
 from milepost.recipes.report import embed
-from milepost.recipes.report.pages import Page, Pages
+from milepost.recipes.report.pages import Pages
 from milepost.recipes.report.stats import paired, wilson
 
 BAR_BYTES = 10_000_000
@@ -61,13 +61,13 @@ class Tally:
     """Failed or cancelled: left out of every share."""
     turns: int = 0
 
-    def add(self, row: dict[str, Any], sign: int = 1) -> None:
-        """Count one episode, or take it back."""
-        self.episodes += sign
-        self.counted += sign * (row["success"] is not None)
-        self.solved += sign * bool(row["success"])
-        self.failed += sign * (row["stop"] in ("failed", "cancelled"))
-        self.turns += sign * row["turns"]
+    def add(self, row: dict[str, Any]) -> None:
+        """Count one episode."""
+        self.episodes += 1
+        self.counted += row["success"] is not None
+        self.solved += bool(row["success"])
+        self.failed += row["stop"] in ("failed", "cancelled")
+        self.turns += row["turns"]
 
 
 @dataclass
@@ -79,22 +79,20 @@ class _Source:
     info: RunInfo
     notes: list[str] = field(default_factory=list)
     tallies: dict[tuple[str | None, str, str], Tally] = field(default_factory=dict)
-    seen: dict[str, tuple[Page, dict[str, Any], list[Any]]] = field(default_factory=dict)
-    """Page, row and keys of every episode by its id: a later record of an id takes the place of the earlier one."""
+    seen: dict[str, list[Any]] = field(default_factory=dict)
+    """Keys of every episode by its id."""
     counts: Counter[Any] = field(default_factory=Counter)
 
     def keys(self, episode: Episode) -> list[Any]:
         """Return by what an episode finds its like in the other run: with the environment's options, and without."""
-        if episode.id in self.seen:
-            return self.seen[episode.id][2]
         played = (episode.env_id, episode.task if episode.task is not None else episode.seed, episode.attempt)
         kinds = [(*played, json.dumps(episode.env_kwargs, sort_keys=True, default=str)), played]
         self.counts.update(kinds)
         return [(kind, self.counts[kind]) for kind in kinds]
 
-    def tally(self, row: dict[str, Any], sign: int = 1) -> None:
+    def tally(self, row: dict[str, Any]) -> None:
         key = (row["policy"], row["split"], row["entry"])
-        self.tallies.setdefault(key, Tally(*key)).add(row, sign)
+        self.tallies.setdefault(key, Tally(*key)).add(row)
 
     def entry(self, episode: Episode) -> str:
         """Return what an episode was played as: the panel's entry in an evaluation, else the environment."""
@@ -139,29 +137,24 @@ def view(run: str | Path, other: str | Path | None = None) -> list[Path]:
 
 def _read(source: _Source, pages: Pages) -> None:
     with _noted(source), _progress(source.path) as advance:
-        episodes = read_episodes(source.path, images=False, broken=lambda error: _note(source, str(error)))
+        episodes = read_newest(source.path, images=False, broken=lambda error: _note(source, str(error)))
         for number, episode in enumerate(episodes):
             advance()
-            keys = source.keys(episode)
+            source.seen[episode.id] = keys = source.keys(episode)
             page = pages.page(keys, source.place)
             for name in embed.pictures(episode):
                 if wrong := page.picture(name, source.path / "images"):
                     _note(source, wrong)
-            if episode.id in source.seen:
-                old_page, old, _ = source.seen[episode.id]
-                old_page.rows[source.place] = [r for r in old_page.rows[source.place] if r["number"] != old["number"]]
-                source.tally(old, -1)
             row = embed.listed(number, episode, source.entry(episode))
             page.add(source.place, row, lambda share, episode=episode: embed.record(episode, share))
             source.tally(row)
-            source.seen[episode.id] = page, page.rows[source.place][-1], keys
 
 
 def _pair(pages: Pages, sources: Sequence[_Source]) -> str | None:
     """Note in every row which row of the other run is its like; return the comparison of those that count."""
     outcomes: list[tuple[bool, bool]] = []
     for page in pages.pages:
-        keyed = [[(row, s.seen[row["id"]][2]) for row in page.rows[s.place]] for s in sources]
+        keyed = [[(row, s.seen[row["id"]]) for row in page.rows[s.place]] for s in sources]
         for level in (0, 1):
             theirs = {keys[level]: place for place, (row, keys) in enumerate(keyed[1]) if "pair" not in row}
             for place, (row, keys) in enumerate(keyed[0]):
@@ -175,7 +168,7 @@ def _pair(pages: Pages, sources: Sequence[_Source]) -> str | None:
 
 
 def _about(source: _Source, name: str) -> dict[str, Any]:
-    info, tallies = source.info, [tally for tally in source.tallies.values() if tally.episodes]
+    info, tallies = source.info, list(source.tallies.values())
     whole = Tally(None, "", "")
     for tally in tallies:
         for key in ("episodes", "counted", "solved", "failed", "turns"):
