@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from milepost.agents.core import Answer, ContextFull, Request
-from milepost.agents.outside import read_message, sent_messages, told
+from milepost.agents.outside import read_message, sent_messages, timed, told
 from milepost.envs.core import Action, ContractError
 from milepost.envs.make import load_module
 from milepost.envs.names import did_you_mean
@@ -69,6 +70,7 @@ class FunctionPolicy:
         }
         kwargs = {name: given[name] for name in self._named}
         messages = sent_messages(request)
+        began = time.perf_counter()
         try:
             if self._is_async:
                 answer = self._function(messages, **kwargs)
@@ -80,8 +82,9 @@ class FunctionPolicy:
             return error
         except (Exception, SystemExit) as error:
             raise ContractError(f"{self._where(request)}: {_told_error(error)}") from error
+        seconds = time.perf_counter() - began
         try:
-            return self._read(answer, len(request.messages))
+            return timed(self._read(answer, len(request.messages)), seconds)
         except ValueError as error:
             raise ContractError(f"{self._where(request)}: {error}") from None
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from milepost.agents.core import Request
 from milepost.envs.completions import wire_messages
-from milepost.envs.core import Action, Call, Message
+from milepost.envs.core import Action, Call, Message, Usage
 
 
 def sent_messages(request: Request) -> list[Message]:
@@ -34,6 +35,11 @@ def read_message(message: Mapping[str, Any], n_messages: int = 0) -> Action:
         raise ValueError(f"tool_calls: expected a list, got {told(calls)}")
     read = tuple(_call(call, f"call_{n_messages}_{i}") for i, call in enumerate(calls))
     return Action(_text(message.get("content")), calls=read, reasoning=reasoning, finish="calls" if read else "stop")
+
+
+def timed(action: Action, seconds: float) -> Action:
+    """Return an action that says how long its agent took, unless it says so itself."""
+    return action if action.usage is not None else replace(action, usage=Usage(seconds=seconds))
 
 
 def told(value: Any) -> str:

@@ -22,9 +22,9 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 from milepost.agents.core import Answer, Request
-from milepost.agents.outside import read_message, sent_messages
+from milepost.agents.outside import read_message, sent_messages, timed
 from milepost.agents.program import LINE_BYTES, Program
-from milepost.envs.core import ContractError
+from milepost.envs.core import Action, ContractError
 from milepost.sandbox.core import MachineError
 
 MAX_FRUITLESS = 3
@@ -139,7 +139,8 @@ class ProcessPolicy:
             program.send(line)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await waiting.answer
+                answer = await waiting.answer
+            return timed(answer, time.monotonic() - asked_s) if isinstance(answer, Action) else answer
         except TimeoutError:
             if program.heard_s < asked_s:
                 program.kill(f"answered nothing in {self._timeout_s:g} s")

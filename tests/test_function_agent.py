@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from agent_envs import CELLAR
 from milepost.agents.core import ContextFull, Request
 from milepost.agents.driver import play
 from milepost.agents.function import FunctionPolicy, load
-from milepost.envs.core import Action, Call, ContractError, Episode, Stop, Task, Turn
+from milepost.envs.core import Action, Call, ContractError, Episode, Stop, Task, Turn, Usage
 from milepost.sandbox.core import EndpointError
 
 LADDER = Task("milepost/Ladder-v0", task="oak 5", group="oak")
@@ -56,7 +58,7 @@ def test_a_function_plays_sync_or_async(function: Callable[..., Any]):
 
 def test_a_function_calls_tools_with_openai_messages():
     (turn,) = run(fetch, FETCH).turns
-    assert turn.action == Action(
+    assert replace(turn.action, usage=None) == Action(
         "", calls=(Call("call_2_0", "take", '{"bottle": "rum"}'),), reasoning="rum!", finish="calls"
     )
     assert turn.info["outcome"] == 1.0
@@ -94,7 +96,8 @@ def test_a_function_may_change_the_messages_it_is_given():
 
 
 def test_an_action_is_taken_as_it_is():
-    assert run(lambda messages: Action("I go up.", move="climb")).turns[0].action == Action("I go up.", move="climb")
+    action = run(lambda messages: Action("I go up.", move="climb")).turns[0].action
+    assert replace(action, usage=None) == Action("I go up.", move="climb")
 
 
 def test_blocking_functions_wait_side_by_side():
@@ -184,6 +187,18 @@ def test_a_function_that_cannot_be_called_so_is_refused_at_once(function: Any, g
         FunctionPolicy(function)
     assert got in str(told.value)
     assert "expected" in str(told.value)
+
+
+def test_the_time_of_a_function_counts_and_its_tokens_are_not_known():
+    def slow(messages: list[dict[str, Any]]) -> str:
+        time.sleep(0.02)
+        return "climb"
+
+    turns = run(slow).turns
+    assert all(turn.action.usage is not None and turn.action.usage.seconds >= 0.02 for turn in turns)
+    assert not any(turn.action.usage.has_tokens for turn in turns if turn.action.usage)
+    said = Usage(10, 0, 1, 3.0)
+    assert run(lambda messages: Action("climb", usage=said)).turns[0].action.usage == said
 
 
 def test_an_agent_is_loaded_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,19 @@ def test_a_program_calls_tools():
         (episode,) = play([Task(CELLAR, group="c")], policy)
     assert episode.turns[0].action.calls == (Call("c1", "take", '{"bottle": "rum"}'),)
     assert episode.success is True
+
+
+def test_the_time_of_a_program_counts():
+    slow = """
+import sys, time
+for i, _ in enumerate(sys.stdin, 1):
+    time.sleep(0.02)
+    print('{"id": %d, "content": "climb"}' % i, flush=True)
+"""
+    with ProcessPolicy(shlex.join([sys.executable, "-c", slow])) as policy:
+        (episode,) = run(policy, "a")
+    assert episode.success is True
+    assert all(turn.action.usage is not None and turn.action.usage.seconds >= 0.02 for turn in episode.turns)
 
 
 def test_answers_may_come_in_any_order_and_more_than_once(troubled: ProcessPolicy):

@@ -58,7 +58,7 @@ def listed(number: int, episode: Episode, entry: str) -> dict[str, Any]:
         "group": episode.group,
         "attempt": episode.attempt,
         "success": whole.success if len(episode.agents) < 2 else None,
-        "tokens": sum(usage.prompt + usage.completion for usage in used) if used else None,
+        "tokens": sum(usage.prompt + usage.completion for usage in used) or None,
         "cost": sum(costs) if costs else None,
         "seconds": sum(turn.seconds for turn in episode.turns) + sum(usage.seconds for usage in used),
         "reward": sum(turn.reward for turn in episode.turns),

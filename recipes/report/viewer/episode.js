@@ -90,7 +90,7 @@ function turnView(side, t) {
   const disagree = row.gap && row.gap[0] === t;
   const facts = [
     record.turns.some((other) => other.agent) ? plain(turn.agent || "agent") : null,
-    used ? `${used[0].toLocaleString("en")} + ${used[2].toLocaleString("en")} tokens` : turn.n_tokens !== null ? `${turn.n_tokens} tokens` : null,
+    used && used[0] + used[2] ? `${used[0].toLocaleString("en")} + ${used[2].toLocaleString("en")} tokens` : turn.n_tokens !== null ? `${turn.n_tokens} tokens` : null,
     used && used[4] !== null && used[4] !== undefined ? `cost ${number(used[4])}` : null,
     turn.seconds || (used && used[3]) ? `${number((turn.seconds || 0) + (used ? used[3] : 0))} s` : null,
   ].filter(Boolean);
