@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from milepost.recipes.console import parse
+from milepost.recipes.console import parse, printer
 from milepost.recipes.evaluate.results import Results, read_results
 from milepost.recipes.evaluate.scores import Row
 from milepost.recipes.report.stats import Paired, paired
@@ -144,16 +144,15 @@ def _short(value: Any) -> str:
 
 
 def _print(a: Results, b: Results, unlike: Sequence[str], told: dict[str, Compared]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    console = printer()
     for line in unlike:
         console.print(f"warning: {line}", soft_wrap=True)
     drawn = Table(title="B against A on the attempts that both played, in points, 95 %")
     drawn.add_column("entry", no_wrap=True)
-    for name in ("n", "A", "B", "success, B - A", "won", "lost", "p", "outcome, B - A"):
-        drawn.add_column(name, justify="right")
+    for name in ("n", "A", "B", "success B - A", "won", "lost", "p", "outcome B - A"):
+        drawn.add_column(name, justify="right", min_width=7 if " " in name else None)
     for name, row in told.items():
         if name == "all" and len(told) > 1:
             drawn.add_section()
@@ -164,7 +163,7 @@ def _print(a: Results, b: Results, unlike: Sequence[str], told: dict[str, Compar
         cells = [f"{100 * share.a:.1f} %", f"{100 * share.b:.1f} %", gain]
         cells += [str(success.won), str(success.lost), f"{success.p:.2g}"]
         worth = "-" if mean is None else f"{mean.difference:+.2f} [{mean.low:+.2f}, {mean.high:+.2f}]"
-        drawn.add_row(name, str(row.n), *cells, worth)
+        drawn.add_row(name.removeprefix("milepost/"), str(row.n), *cells, worth)
     console.print(drawn)
     for letter, run in (("A", a), ("B", b)):
         console.print(f"{letter}: {run.agent['agent']}, {run.path}, digest {run.digest}", soft_wrap=True)
