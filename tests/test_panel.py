@@ -57,7 +57,7 @@ def test_seeds_are_resets_that_draw_from_the_split():
 def test_an_environment_without_a_list_has_seeds_of_its_own_for_each_split():
     count = {"name": "count", "env": "driver-test/Count-v0", "episodes": 2}
     assert [task.seed for task in tasks_of(resolved(panel(count)))] == [2_000_000, 2_000_001]
-    with pytest.raises(ValueError, match="has no list of tasks: say how many episodes, or which seeds"):
+    with pytest.raises(ValueError, match="has no list of tasks: give episodes \(--episodes 20\) or seeds"):
         resolved(panel({"name": "count", "env": count["env"]}))
 
 

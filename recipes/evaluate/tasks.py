@@ -120,7 +120,9 @@ def _seeded(entry: Entry) -> Entry:
     if entry.tasks:
         raise ValueError(f"{entry.name}: {entry.env} has no list of tasks; expected seeds or a number of episodes")
     if entry.episodes is None:
-        raise ValueError(f"{entry.name}: {entry.env} has no list of tasks: say how many episodes, or which seeds")
+        raise ValueError(
+            f"{entry.name}: {entry.env} has no list of tasks: give episodes (--episodes 20) or seeds (--seeds 0-9)"
+        )
     if entry.split not in SEEDS:
         raise ValueError(f"{entry.name}: split: expected one of {', '.join(SEEDS)}, got {entry.split!r}")
     start = SEEDS[entry.split]
