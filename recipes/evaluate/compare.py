@@ -11,12 +11,15 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from milepost.envs.runs import differences
 from milepost.recipes.console import parse, printer
 from milepost.recipes.evaluate.results import Results, read_results
 from milepost.recipes.evaluate.scores import Row
 from milepost.recipes.report.stats import Paired, paired
 
 N_RESAMPLES = 10_000
+N_TOLD = 5
+"""So many differences of settings are told."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,10 @@ def warnings(a: Results, b: Results) -> list[str]:
     """Return why the numbers of the two runs do not mean the same; nothing where their digests are equal."""
     found = []
     if a.digest != b.digest:
-        names = [name for name in a.pinned if a.pinned[name] != b.pinned[name]]
-        told = ", ".join(f"{name} ({_differs(a.pinned[name], b.pinned[name])})" for name in names)
-        found.append(f"not the same panel, versions and settings: {told}; compared is what both played")
+        unlike = differences(a.pinned, b.pinned)
+        told = [f"{name} ({_short(ours)} and {_short(theirs)})" for name, ours, theirs in unlike]
+        told = [*told[:N_TOLD], *([f"and {len(told) - N_TOLD} more"] if len(told) > N_TOLD else [])]
+        found.append(f"not the same panel, versions and settings: {', '.join(told)}; compared is what both played")
     for run in (a, b):
         if not run.complete:
             score = run.overall
@@ -128,14 +132,6 @@ def _compared(pairs: Sequence[tuple[Row, Row]]) -> Compared:
         success_by_task=bootstrap([(x.group, float(x.success), float(y.success)) for x, y in pairs]),
         outcome=bootstrap(scored) if scored else None,
     )
-
-
-def _differs(a: Any, b: Any) -> str:
-    """Return the first things in which two settings differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-        return ", ".join(f"{key}: {_short(a.get(key))} and {_short(b.get(key))}" for key in keys[:3])
-    return f"{_short(a)} and {_short(b)}"
 
 
 def _short(value: Any) -> str:

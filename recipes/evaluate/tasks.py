@@ -101,12 +101,17 @@ def unpinned(panel: Panel, versions: dict[str, str]) -> list[str]:
 
 def _resolved(entry: Entry) -> Entry:
     with closing(make(entry.env, **entry.options)) as env:
-        known = getattr(env.unwrapped, "tasks", lambda split: None)(entry.split)
+        try:
+            known = getattr(env.unwrapped, "tasks", lambda split: None)(entry.split)
+        except LookupError as error:
+            raise ValueError(f"{entry.name}: {entry.env}: tasks({entry.split!r}): {error!r}") from None
     n = entry.episodes
     if entry.seeds:
         return replace(entry, seeds=entry.seeds[:n], options=_drawing(entry), episodes=None)
     if known is None:
         return _seeded(entry)
+    if not known:
+        raise ValueError(f"{entry.name}: the {entry.split} split of {entry.env} has no tasks")
     for name in entry.tasks:
         if name not in known:
             there = f"{did_you_mean(name, known)}; the {entry.split} split has {len(known)}, such as {known[0]!r}"
