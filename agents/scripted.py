@@ -108,7 +108,7 @@ def _choice(request: Request) -> str:
     episode = request.env.get_wrapper_attr("episode")
     actions: list[Any] | None = episode.info_before(len(episode.turns)).get("actions")
     if not actions:
-        raise ContractError(f"{_env_id(request)}: info['actions'] is needed to choose from, got {actions!r}")
+        raise ContractError(f"{_env_id(request)}: a random move needs info['actions'] to choose from, got {actions!r}")
     return str(random.Random(request.seed).choice(actions))
 
 

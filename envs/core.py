@@ -129,6 +129,11 @@ class Usage(NamedTuple):
     seconds: float = 0.0
     cost: float | None = None
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether its tokens were told: without a prompt nobody acts."""
+        return self.prompt + self.completion > 0
+
 
 Finish = Literal["stop", "length", "calls", "filter"]
 

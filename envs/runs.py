@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -29,12 +29,13 @@ from milepost.envs.core import Episode
 from milepost.envs.files import Images, Lock, append_line, clear_when_full, cut_off, sync, write_json
 from milepost.envs.records import ADVANTAGE, RunInfo, read_episodes, read_metrics, read_newest, read_run
 
-__all__ = ["Run", "RunInfo", "changes", "read_episodes", "read_metrics", "read_newest", "read_run", "write_json"]
+__all__ = ["Run", "RunInfo", "differences", "read_episodes", "read_metrics", "read_newest", "read_run", "write_json"]
 
 SHARD_BYTES = 64_000_000
 """No shard of episodes grows beyond this, unless one episode does."""
-N_CHANGES = 5
-"""So many settings that differ are told."""
+N_TOLD = 5
+"""So many settings that differ are told, and of each value the beginning."""
+N_SHOWN = 60
 _OWN_SETTINGS = ("out", "resume")
 _PACKAGES = ("milepost", "gymnasium", "numpy", "torch", "transformers", "peft", "textworld")
 
@@ -262,29 +263,34 @@ def _refuse_mismatch(path: Path, info: RunInfo, resume: bool) -> None:
     if not resume:
         raise ValueError(f"{path} already holds a run ({there.status}): go on with --resume, or choose another folder")
     old, new = there.settings, info.settings
-    found = [change for change in changes(old, new) if change[0] not in _OWN_SETTINGS]
-    changed = [f"{name} was {before}, is {after}" for name, before, after in found]
-    if changed:
-        more = f"; and {len(changed) - N_CHANGES} more" if len(changed) > N_CHANGES else ""
-        told = "; ".join(changed[:N_CHANGES])
+    old, new = ({k: v for k, v in sorted(settings.items()) if k not in _OWN_SETTINGS} for settings in (old, new))
+    if changed := differences(old, new):
+        told = "; ".join(f"{name} was {_short(was)}, is {_short(now)}" for name, was, now in changed[:N_TOLD])
+        more = f"; and {len(changed) - N_TOLD} more" if len(changed) > N_TOLD else ""
         raise ValueError(f"{path} was begun with other settings: {told}{more}: give the same, or another folder")
 
 
-def changes(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield the name and both values of whatever is not the same in two settings, however deep it lies."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for place, (before, after) in enumerate(zip(old, new, strict=True)):
-            yield from changes(before, after, f"{name}[{place}]")
-    elif old != new:
-        yield name, _clipped(old), _clipped(new)
+def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Return where two settings differ: the dotted name, and both values; None where one has nothing.
+
+    Objects in lists go by their ``name``.
+    """
+    ours, theirs = _by_name(old), _by_name(new)
+    found: list[tuple[str, Any, Any]] = []
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in {**ours, **theirs}:
+            found += differences(ours.get(key), theirs.get(key), f"{name}.{key}".lstrip("."))
+    return found or ([] if old == new else [(name, old, new)])
 
 
-def _clipped(value: Any) -> str:
+def _by_name(value: Any) -> Any:
+    named = isinstance(value, list) and all(isinstance(x, dict) and "name" in x for x in value)
+    return {x["name"]: x for x in value} if named and value else value
+
+
+def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= N_SHOWN else f"{text[:N_SHOWN]}..."
 
 
 def _begin(path: Path, info: RunInfo, resume: bool) -> RunInfo:

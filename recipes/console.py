@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import tyro
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from milepost.envs.check import Report
 
 A = TypeVar("A")
@@ -57,6 +59,14 @@ def read_option(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+
+
+def printer() -> Console:
+    """Return a console whose tables are as wide as the terminal, or, into a file or a pipe, as wide as they are."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 1000
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_report(report: Report, what: dict[str, str], options: dict[str, Any], *, as_json: bool) -> int:

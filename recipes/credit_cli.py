@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from milepost.envs.names import did_you_mean
-from milepost.recipes.console import parse, print_report, read_option
+from milepost.recipes.console import parse, print_report, printer, read_option
 
 USAGE = """usage: milepost credit COMMAND ...
 
@@ -121,12 +121,9 @@ def _cell(value: Any) -> str:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table as wide as the terminal, or, into a file or a pipe, as wide as it is."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*heads, box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    width = None if sys.stdout.isatty() else 1000
-    console = Console(highlight=False, markup=False, emoji=False, width=width)
-    console.print(table)
+    printer().print(table)

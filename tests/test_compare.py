@@ -64,8 +64,12 @@ def test_runs_under_other_limits_are_not_comparable_and_the_difference_is_named(
     a, b = run(tmp_path / "a", "pear"), run(tmp_path / "b", "pear", max_turns=7, seed=1, tasks="pear 5,lime 5")
     assert a.digest != b.digest
     (line,) = warnings(a, b)
-    assert line.startswith("not the same panel, versions and settings: panel.entries[0].max_turns (None and 7), ")
-    assert "seed (0 and 1)" in line
+    where = f"panel.entries.{LADDER}"
+    assert line == (
+        "not the same panel, versions and settings: "
+        f'{where}.tasks (["pear 5", "pear 6", "lime 5", "lime 6"] and ["pear 5", "lime 5"]), '
+        f"{where}.max_turns (nothing and 7), seed (0 and 1); compared is what both played"
+    )
     assert compare(a, b)[LADDER].n == 2  # and still the numbers on what both have
 
 

@@ -36,9 +36,12 @@ def test_the_printed_environment_keeps_the_contract(folder: Path, monkeypatch: p
     assert env.step("7")[1:3] == (1.0, True)
 
 
-def test_the_printed_command_checks_it(folder: Path):
-    (command,) = re.findall(r"^milepost (check .*)$", PAGE.read_text(encoding="utf-8"), re.M)
+@pytest.mark.parametrize(
+    ("name", "told"), [("check", "my_module:my/Guess-v0: keeps the contract"), ("eval", "100.0 % [84, 100]")]
+)
+def test_the_printed_command_checks_and_plays_it(folder: Path, name: str, told: str):
+    (command,) = re.findall(rf"^milepost ({name} .*)$", PAGE.read_text(encoding="utf-8"), re.M)
     words = [sys.executable, "-m", "milepost.recipes.cli", *command.split()]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "my_module:my/Guess-v0: keeps the contract" in done.stdout
+    assert told in done.stdout

@@ -24,6 +24,7 @@ from milepost.envs.runs import read_episodes, read_run
 from milepost.envs.scripted_endpoint import Fault, ScriptedEndpoint
 from milepost.recipes.cli import main
 from milepost.recipes.evaluate import Entry, Panel, evaluate
+from milepost.recipes.evaluate import live as live_lines
 from milepost.recipes.evaluate.live import Live
 from milepost.recipes.evaluate.meter import Meter
 from milepost.recipes.evaluate.results import read_results
@@ -278,6 +279,21 @@ def test_the_command_prints_a_table_lines_and_where_the_run_is(tmp_path: Path, m
     assert err == "4 of 4 done, 0 running, success 100.0 % [51, 100], 0:00 left\n"
     (run,) = tmp_path.glob("runs/eval-oracle-*")
     assert f"{run.relative_to(tmp_path)}   digest " in out
+    (row,) = [line.split()[1] for line in out.splitlines() if "100.0 %" in line]
+    assert row == "Ladder-v0"
+
+
+def test_a_file_gets_a_line_when_something_changed_and_not_before(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(live_lines, "EVERY_S", 0.01)
+    done = evaluate(LADDER, "oracle", out=tmp_path / "run", watch="nothing")
+    with Live(done.panel, done, Meter(), 4, "lines") as live:
+        for _ in range(2):
+            live.begun()
+            time.sleep(0.3)
+    assert [line[:25] for line in capsys.readouterr().err.splitlines()][-2:] == [
+        "4 of 4 done, 1 running, s",
+        "4 of 4 done, 2 running, s",
+    ]
 
 
 def test_the_table_that_a_terminal_shows_counts_by_entry(tmp_path: Path):

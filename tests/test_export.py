@@ -60,6 +60,15 @@ def chats(run: Path, **choice: Any) -> list[dict]:
     return fine_tuning.checked(export(run, "openai-chat", **choice).path)
 
 
+def test_tokens_that_no_answer_told_are_unknown_and_its_time_is_not(tmp_path):
+    episode = earned()
+    episode.turns[0].action.usage = Usage(seconds=1.5)
+    (row,) = rows(kept(tmp_path / "run", episode))
+    names = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost")
+    assert all(told[name] is None for name in names for told in (row, row["turns"][0]))
+    assert (row["turns"][0]["seconds"], row["seconds"]) == (2.0, 2.25)
+
+
 def test_datasets_reads_the_numbers_and_keeps_unknown_from_zero(tmp_path):
     datasets = pytest.importorskip("datasets")
     path = export(kept(tmp_path / "run", earned(), failed()), "parquet", tmp_path / "new" / "rows.parquet").path

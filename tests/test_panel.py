@@ -58,8 +58,19 @@ def test_seeds_are_resets_that_draw_from_the_split():
 def test_an_environment_without_a_list_has_seeds_of_its_own_for_each_split():
     count = {"name": "count", "env": "driver-test/Count-v0", "episodes": 2}
     assert [task.seed for task in tasks_of(resolved(panel(count)))] == [2_000_000, 2_000_001]
-    with pytest.raises(ValueError, match="has no list of tasks: say how many episodes, or which seeds"):
+    with pytest.raises(ValueError, match=r"has no list of tasks: give episodes \(--episodes 20\) or seeds"):
         resolved(panel({"name": "count", "env": count["env"]}))
+
+
+def test_a_split_without_tasks_or_that_the_environment_does_not_know_is_told(monkeypatch):
+    monkeypatch.setattr(LadderEnv, "tasks", lambda self, split: {"train": [], "test": ["oak 5"]}[split])
+    for split, told in {
+        "train": "the train split of .* has no tasks",
+        "dev": r"tasks\('dev'\): KeyError\('dev'\)",
+    }.items():
+        for more in ({}, {"tasks": ["oak 5"]}, {"episodes": 2}):
+            with pytest.raises(ValueError, match=f"^ladder: .*{told}"):
+                resolved(panel({**LADDER, "split": split, **more}))
 
 
 def test_limits_hold_for_entries_that_say_nothing_else():

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from milepost.envs.core import Action, Episode, Stop, Turn
+from milepost.envs.core import Action, Call, Episode, Stop, Turn
 from milepost.envs.runs import Run, read_episodes
 from milepost.recipes.report.plot import curve, plot
 from milepost.recipes.report.show import clean, show
@@ -255,3 +255,20 @@ def test_reports_load_neither_torch_nor_matplotlib():
         "assert not {'torch', 'matplotlib', 'transformers', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_transcript_shows_calls_the_scaffold_and_what_was_not_shown(tmp_path):
+    calls = (Call("a", "stock", '{"item": "chair"}'), Call("b", "stok", '{"item": 3'))
+    turns = [Turn(f"room {t}", Action("", calls=calls)) for t in range(5)]
+    turns[4].view = {"turns": [[0, 1], [2, 4]], "summary": "[1 earlier turn is not shown]"}
+    episode = Episode(id="e", env_id="Shop", turns=turns, stop=Stop.TERMINATED)
+    episode.runtime["scaffold"] = {"name": "react", "text": "Think first.", "context": "last:2"}
+    with Run.open(tmp_path / "run", "evaluate", {"panel": {"name": "my panel", "entries": []}, "context": None}) as run:
+        run.add(episode)
+    text = printed(tmp_path / "run", episode=0)
+    assert "scaffold react" in text
+    assert "Think first." in text
+    assert text.count('> stock {"item": "chair"}  [call a]\n> stok {"item": 3  [call b]\n') == 5
+    assert text.count("of the turns before, shown: 0, 2-3; [1 earlier turn is not shown]") == 1
+    assert "move:" not in text
+    assert "panel=my panel\n" in printed(tmp_path / "run")

@@ -222,6 +222,16 @@ def test_a_folder_is_not_written_twice_by_mistake(tmp_path):
         Run.open(tmp_path / "run", "recipe", {"lr": 1})
     with pytest.raises(ValueError, match=r"begun with other settings: lr was 1, is 2"):
         Run.open(tmp_path / "run", "recipe", {"lr": 2, "resume": True}, resume=True)
+    two = {"name": "two", "entries": [{"name": "a", "n": 3}, {"name": "b", "n": 3}]}
+    Run.open(tmp_path / "nested", "recipe", {"panel": two}).close()
+    for entries, told in {
+        (("a", 3), ("b", 4)): r"settings: panel\.entries\.b\.n was 3, is 4: give",
+        (("a", 3),): r"settings: panel\.entries\.b was \{'name': 'b', 'n': 3\}, is None: give",
+        (("b", 3), ("a", 3)): r"settings: panel\.entries was \[\{'name': 'a'.*, is \[\{'name': 'b'",
+    }.items():
+        panel = {"name": "two", "entries": [{"name": name, "n": n} for name, n in entries]}
+        with pytest.raises(ValueError, match=told):
+            Run.open(tmp_path / "nested", "recipe", {"panel": panel}, resume=True)
 
 
 def test_of_settings_that_differ_only_the_parts_that_do_are_told(tmp_path):

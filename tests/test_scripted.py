@@ -59,7 +59,7 @@ def test_luck_is_uniform_over_the_admissible_actions():
 def test_what_a_policy_from_the_inside_needs_is_named():
     with pytest.raises(ContractError, match=r"Duet-v0 has no oracle\(\)"):
         play([Task(DUET, group="g")], OraclePolicy())
-    with pytest.raises(ContractError, match=r"Duet-v0: info\['actions'\] is needed to choose from, got None"):
+    with pytest.raises(ContractError, match=r"Duet-v0: a random move needs info\['actions'\] to choose from, got None"):
         play([Task(DUET, group="g")], RandomPolicy())
     with pytest.raises(ValueError, match="noise, haste: expected shares"):
         OraclePolicy(noise=2)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from milepost.recipes.console import parse
+from milepost.recipes.console import parse, printer
 from milepost.recipes.evaluate.results import Results
 from milepost.recipes.evaluate.run import Evaluation
 from milepost.recipes.evaluate.scores import Score
@@ -91,15 +91,13 @@ def _stopped_like_ctrl_c() -> Iterator[None]:
 
 
 def _print(results: Results) -> None:
-    from rich.console import Console
-
-    console = Console()
+    console = printer()
     for warning in results.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     console.print(table(results))
     for failure, n in results.failures.items():
         print(f"{n} failed: {failure}", file=sys.stderr)
-    console.print(f"{results.path}   digest {results.digest}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{results.path}   digest {results.digest}", soft_wrap=True)
 
 
 def table(results: Results) -> Table:
@@ -119,7 +117,9 @@ def table(results: Results) -> Table:
         if place == len(results.entries):
             drawn.add_section()
         played = f"{score.played}" if score.complete else f"{score.played}/{score.n}"
-        drawn.add_row(name, played, str(score.failed), *(cells[place] for cells in metrics.values()))
+        drawn.add_row(
+            name.removeprefix("milepost/"), played, str(score.failed), *(cells[place] for cells in metrics.values())
+        )
     return drawn
 
 

@@ -6,18 +6,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from milepost.envs.runs import N_CHANGES, changes
-from milepost.recipes.console import parse
+from milepost.envs.runs import differences
+from milepost.recipes.console import parse, printer
 from milepost.recipes.evaluate.results import Results, read_results
 from milepost.recipes.evaluate.scores import Row
 from milepost.recipes.report.stats import Paired, paired
 
 N_RESAMPLES = 10_000
+N_TOLD = 5
+"""So many differences of settings are told."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,10 @@ def warnings(a: Results, b: Results) -> list[str]:
     """Return why the numbers of the two runs do not mean the same; nothing where their digests are equal."""
     found = []
     if a.digest != b.digest:
-        parts = [f"{name} ({one} and {other})" for name, one, other in changes(a.pinned, b.pinned)]
-        told = ", ".join([*parts[:N_CHANGES], *([f"{len(parts) - N_CHANGES} more"] if len(parts) > N_CHANGES else [])])
-        found.append(f"not the same panel, versions and settings: {told}; compared is what both played")
+        unlike = differences(a.pinned, b.pinned)
+        told = [f"{name} ({_short(ours)} and {_short(theirs)})" for name, ours, theirs in unlike]
+        told = [*told[:N_TOLD], *([f"and {len(told) - N_TOLD} more"] if len(told) > N_TOLD else [])]
+        found.append(f"not the same panel, versions and settings: {', '.join(told)}; compared is what both played")
     for run in (a, b):
         if not run.complete:
             score = run.overall
@@ -131,16 +134,20 @@ def _compared(pairs: Sequence[tuple[Row, Row]]) -> Compared:
     )
 
 
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value) if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
 def _print(a: Results, b: Results, unlike: Sequence[str], told: dict[str, Compared]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    console = printer()
     for line in unlike:
         console.print(f"warning: {line}", soft_wrap=True)
     drawn = Table(title="B against A on the attempts that both played, in points, 95 %")
     drawn.add_column("entry", overflow="fold")
-    widths = {"n": 1, "A": 5, "B": 5, "success, B - A": 8, "won": 3, "lost": 4, "p": 1, "outcome, B - A": 7}
+    widths = {"n": 1, "A": 5, "B": 5, "success B - A": 8, "won": 3, "lost": 4, "p": 1, "outcome B - A": 7}
     for name, width in widths.items():  # no number is cut, however narrow the terminal
         drawn.add_column(name, justify="right", min_width=width)
     for name, row in told.items():
@@ -153,7 +160,7 @@ def _print(a: Results, b: Results, unlike: Sequence[str], told: dict[str, Compar
         cells = [f"{100 * share.a:.1f} %", f"{100 * share.b:.1f} %", gain]
         cells += [str(success.won), str(success.lost), f"{success.p:.2g}"]
         worth = "-" if mean is None else f"{mean.difference:+.2f} [{mean.low:+.2f}, {mean.high:+.2f}]"
-        drawn.add_row(name, str(row.n), *cells, worth)
+        drawn.add_row(name.removeprefix("milepost/"), str(row.n), *cells, worth)
     console.print(drawn)
     for letter, run in (("A", a), ("B", b)):
         console.print(f"{letter}: {run.agent['agent']}, {run.path}, digest {run.digest}", soft_wrap=True)

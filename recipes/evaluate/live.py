@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 Watch = Literal["auto", "table", "lines", "nothing"]
 EVERY_S = 5.0
-"""A line so often, where nobody sees a table."""
+"""A line so often, where nobody sees a table, and something has changed."""
+AGAIN_S = 60.0
+"""A line so often where nothing has."""
 REDRAWS_PER_S = 4
 
 
@@ -52,6 +54,8 @@ class Live:
         self._watch: Watch = watch if n_todo else "nothing"
         self._over = threading.Event()
         self._shown: Any = None
+        self._said: tuple[object, ...] = ()
+        self._said_s = -AGAIN_S
 
     def begun(self) -> None:
         """Count an episode that begins."""
@@ -122,7 +126,10 @@ class Live:
 
     def _tell(self) -> None:
         while not self._over.wait(EVERY_S):
-            self._say()
+            state = (*self._total(), self._running(), *self._spent())
+            if state != self._said or time.monotonic() - self._said_s >= AGAIN_S:
+                self._said, self._said_s = state, time.monotonic()
+                self._say()
 
     def _say(self) -> None:
         print(self.line(), file=sys.stderr, flush=True)

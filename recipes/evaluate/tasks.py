@@ -101,14 +101,17 @@ def unpinned(panel: Panel, versions: dict[str, str]) -> list[str]:
 
 def _resolved(entry: Entry, most: int | None) -> Entry:
     with closing(make(entry.env, **entry.options)) as env:
-        known = getattr(env.unwrapped, "tasks", lambda split: None)(entry.split)
+        try:
+            known = getattr(env.unwrapped, "tasks", lambda split: None)(entry.split)
+        except LookupError as error:
+            raise ValueError(f"{entry.name}: {entry.env}: tasks({entry.split!r}): {error!r}") from None
     n = entry.episodes
     if entry.seeds:
         return replace(entry, seeds=entry.seeds[:n][:most], options=_drawing(entry), episodes=None)
     if known is None:
         return _seeded(entry, most)
     if not known:
-        raise ValueError(f"{entry.name}: {entry.env} has no task in the split {entry.split!r}")
+        raise ValueError(f"{entry.name}: the {entry.split} split of {entry.env} has no tasks")
     for name in entry.tasks:
         if name not in known:
             there = f"{did_you_mean(name, known)}; the {entry.split} split has {len(known)}, such as {known[0]!r}"
@@ -123,7 +126,9 @@ def _seeded(entry: Entry, most: int | None) -> Entry:
         raise ValueError(f"{entry.name}: {entry.env} has no list of tasks; expected seeds or a number of episodes")
     numbers = [n for n in (entry.episodes, most) if n is not None]
     if not numbers:
-        raise ValueError(f"{entry.name}: {entry.env} has no list of tasks: say how many episodes, or which seeds")
+        raise ValueError(
+            f"{entry.name}: {entry.env} has no list of tasks: give episodes (--episodes 20) or seeds (--seeds 0-9)"
+        )
     if entry.split not in SEEDS:
         raise ValueError(f"{entry.name}: split: expected one of {', '.join(SEEDS)}, got {entry.split!r}")
     start = SEEDS[entry.split]

@@ -94,8 +94,8 @@ def _turn(turn: Turn) -> dict[str, Any]:
 
 
 def _usage(usage: Usage | None) -> dict[str, Any]:
-    u = usage if usage and (usage.prompt or usage.completion) else None  # else only its seconds are known
-    counts = (u.prompt, u.cached, u.completion, u.cost) if u else (None, None, None, usage.cost if usage else None)
+    tokens = usage[:3] if usage and usage.has_tokens else (None,) * 3
+    counts = (*tokens, usage.cost if usage else None)
     return dict(zip(("prompt_tokens", "cached_tokens", "completion_tokens", "cost"), counts, strict=True))
 
 

@@ -84,16 +84,25 @@ def _transcript(console: Console, number: int, episode: Episode) -> None:
         if text:
             console.print(Rule(clean(f"instructions {agent}".strip()), align="left", style="dim"))
             console.print(Text(clean(text)))
+    scaffold = episode.runtime.get("scaffold") or {}
+    if scaffold.get("text"):
+        console.print(Rule(clean(f"scaffold {scaffold.get('name')}"), align="left", style="dim"))
+        console.print(Text(clean(str(scaffold["text"]))))
     several = len(episode.agents) > 1
     for t, turn in enumerate(episode.turns):
         who = f" {clean(turn.agent)}" if several else ""
         console.print(Rule(f"turn {t}{who}", align="left", style="dim"))
         console.print(Text(_shown(turn.observation)))
+        if turn.view is not None:
+            console.print(Padding(Text(clean(_seen(turn.view)), style="dim"), (0, 0, 0, 2)))
         action = turn.action
         if action.reasoning:
             console.print(Padding(Text(clean(action.reasoning), style="dim italic"), (0, 0, 0, 2)))
-        console.print(Text(f"> {clean(action.text)}", style="bold cyan"))
-        if action.move not in (action.text, None):
+        if action.text or not action.calls:
+            console.print(Text(f"> {clean(action.text)}", style="bold cyan"))
+        for call in action.calls:
+            console.print(Text(clean(f"> {call.name} {call.arguments}  [call {call.id}]"), style="bold cyan"))
+        if action.move not in (action.text, None) and not action.calls:
             console.print(Padding(Text(f"move: {clean(str(action.move))}", style="cyan"), (0, 0, 0, 2)))
         if line := earned(turn):
             console.print(Padding(Text(line, style="yellow"), (0, 0, 0, 2)))
@@ -108,8 +117,8 @@ def _transcript(console: Console, number: int, episode: Episode) -> None:
 def _overview(console: Console, path: Path) -> None:
     info = read_run(path)
     console.print(Text(f"{path}: {info.kind}, {info.status}", style="bold"))
-    settings = "  ".join(f"{key}={value}" for key, value in info.settings.items())
-    console.print(Text(clean(settings), style="dim"))
+    said = {key: _setting(value) for key, value in info.settings.items()}
+    console.print(Text(clean("  ".join(f"{key}={text}" for key, text in said.items() if text)), style="dim"))
     if rows := read_metrics(path):
         console.print(Text(f"{len(rows)} rows of metrics, the newest of update {rows[-1]['update']}"))
     newest: deque[tuple[int, Episode]] = deque(maxlen=N_LISTED)
@@ -211,6 +220,20 @@ def _result(outcome: Any) -> str:
     if isinstance(outcome, dict):
         return "  ".join(f"{clean(agent)} {_result(value)}" for agent, value in outcome.items())
     return "-" if outcome is None else f"{outcome:.3g}"
+
+
+def _setting(value: Any) -> str:
+    """Return a setting in a word or two; empty where nothing was said. A panel is its name."""
+    if isinstance(value, dict):
+        return str(value["name"]) if "name" in value else ", ".join(f"{k} {v}" for k, v in value.items())
+    return "" if value in (None, [], "") else str(value)
+
+
+def _seen(view: dict[str, Any]) -> str:
+    """Return what of the history the agent was shown."""
+    turns = [f"{first}-{end - 1}" if end - first > 1 else str(first) for first, end in view["turns"] if end > first]
+    summary = f"; {view['summary']}" if view.get("summary") else ""
+    return f"of the turns before, shown: {', '.join(turns) or 'none'}{summary}"
 
 
 def _shown(observation: Observation) -> str:
