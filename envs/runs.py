@@ -273,19 +273,28 @@ def _refuse_mismatch(path: Path, info: RunInfo, resume: bool) -> None:
 def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
     """Return where two settings differ: the dotted name, and both values; None where one has nothing.
 
-    Objects in lists go by their ``name``.
+    Objects in lists go by their ``name``, what is in lists of one length by its place.
     """
-    ours, theirs = _by_name(old), _by_name(new)
     found: list[tuple[str, Any, Any]] = []
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in {**ours, **theirs}:
-            found += differences(ours.get(key), theirs.get(key), f"{name}.{key}".lstrip("."))
-    return found or ([] if old == new else [(name, old, new)])
+    ours, theirs = _parts(old), _parts(new)
+    if ours is not None and theirs is not None:
+        keys = {**ours, **theirs}
+        by_place = any(key.startswith("[") for key in keys)
+        for key in keys if not by_place or len(ours) == len(theirs) else ():
+            found += differences(ours.get(key), theirs.get(key), f"{name}{key}")
+    return [(name.lstrip("."), was, now) for name, was, now in found] or ([] if old == new else [(name, old, new)])
 
 
-def _by_name(value: Any) -> Any:
-    named = isinstance(value, list) and all(isinstance(x, dict) and "name" in x for x in value)
-    return {x["name"]: x for x in value} if named and value else value
+def _parts(value: Any) -> dict[str, Any] | None:
+    """Return the parts of a setting by what is added to its name; None where it has none."""
+    if isinstance(value, dict):
+        return {f".{key}": part for key, part in value.items()}
+    if isinstance(value, list):
+        return {
+            f".{part['name']}" if isinstance(part, dict) and "name" in part else f"[{place}]": part
+            for place, part in enumerate(value)
+        }
+    return None
 
 
 def _short(value: Any) -> str:

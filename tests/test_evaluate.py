@@ -124,7 +124,7 @@ def test_what_was_paid_and_not_played_counts_against_the_budget_of_a_resumed_run
     n_paid = 0
 
     class Prompt(ScriptedPolicy):
-        async def act(self, requests):
+        async def act(self, requests):  # type: ignore[override]
             nonlocal n_paid
             n_paid += len(requests)
             return super().act(requests)

@@ -134,12 +134,6 @@ def test_a_task_that_is_not_in_the_split_is_named_with_what_was_meant():
         resolved(panel({**LADDER, "tasks": ["pear5"]}))
 
 
-def test_a_split_without_a_task_is_named_rather_than_complete_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(LadderEnv, "tasks", lambda self, split: [])
-    with pytest.raises(ValueError, match="ladder: milepost/Ladder-v0 has no task in the split 'test'"):
-        resolved(panel(LADDER))
-
-
 def test_a_file_that_is_no_toml_or_not_there_is_named(tmp_path: Path):
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(ValueError, match=r"bad.toml: expected TOML: "):
