@@ -122,7 +122,7 @@ def test_what_was_paid_and_not_played_counts_against_the_budget_of_a_resumed_run
     n_paid = 0
 
     class Prompt(ScriptedPolicy):
-        async def act(self, requests):
+        async def act(self, requests):  # type: ignore[override]
             nonlocal n_paid
             n_paid += len(requests)
             return super().act(requests)
@@ -279,6 +279,8 @@ def test_the_table_that_a_terminal_shows_counts_by_entry(tmp_path: Path):
     assert ["long", "4/4", "0", "100.0", "%", "[51,", "100]"] in cells
     assert ["short", "3/4", "1", "33.3", "%", "[6,", "79]"] in cells
     assert ["all", "7/8", "1", "71.4", "%", "[36,", "92]"] in cells
+    show(tmp_path / "run", as_json=True, console=Console(file=(written := io.StringIO())))
+    assert json.loads(written.getvalue())["summary"]["n"] == done.n
     show(tmp_path / "run", console=console)  # the same tasks in two entries are two games
     assert "71.4 %" in console.export_text()
 

@@ -108,7 +108,7 @@ def _transcript(console: Console, number: int, episode: Episode) -> None:
 def _overview(console: Console, path: Path) -> None:
     info = read_run(path)
     console.print(Text(f"{path}: {info.kind}, {info.status}", style="bold"))
-    settings = "  ".join(f"{key}={value}" for key, value in info.settings.items())
+    settings = "  ".join(f"{key}={_clipped(str(value))}" for key, value in info.settings.items())
     console.print(Text(clean(settings), style="dim"))
     if rows := read_metrics(path):
         console.print(Text(f"{len(rows)} rows of metrics, the newest of update {rows[-1]['update']}"))
@@ -139,11 +139,11 @@ def _overview(console: Console, path: Path) -> None:
 
 def _as_json(console: Console, path: Path) -> None:
     """Write the run's description, summary and list of episodes as one document."""
-    rows = read_metrics(path)
-    kept = path / "summary.json"
+    info, rows = read_run(path), read_metrics(path)
+    kept = path / ("results.json" if info.kind == "evaluate" else "summary.json")
     document: dict[str, Any] = {
         "run": str(path),
-        **asdict(read_run(path)),
+        **asdict(info),
         "summary": json.loads(kept.read_bytes()) if kept.exists() else None,
         "last_metrics": codec.pack(rows[-1]) if rows else None,
         "episodes": [codec.pack(summary(number, episode)) for number, episode in _episodes(path)],
@@ -220,6 +220,10 @@ def _shown(observation: Observation) -> str:
     lines += [observation["text"]] if "text" in observation else []
     lines += [f"[picture {image.get('$image')}]" for image in observation.get("images", ()) if isinstance(image, dict)]
     return clean("\n".join(lines))
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _number(value: Value) -> str:
