@@ -35,7 +35,7 @@ SHARD_BYTES = 64_000_000
 """No shard of episodes grows beyond this, unless one episode does."""
 N_TOLD = 5
 """So many settings that differ are told, and of each value the beginning."""
-N_SHOWN = 60
+N_SHOWN = 70
 _OWN_SETTINGS = ("out", "resume")
 _PACKAGES = ("milepost", "gymnasium", "numpy", "torch", "transformers", "peft", "textworld")
 

@@ -308,6 +308,8 @@ def test_the_table_that_a_terminal_shows_counts_by_entry(tmp_path: Path):
     assert ["long", "4/4", "0", "100.0", "%", "[51,", "100]"] in cells
     assert ["short", "3/4", "1", "33.3", "%", "[6,", "79]"] in cells
     assert ["all", "7/8", "1", "71.4", "%", "[36,", "92]"] in cells
+    show(tmp_path / "run", as_json=True, console=Console(file=(written := io.StringIO())))
+    assert json.loads(written.getvalue())["summary"]["n"] == done.n
     show(tmp_path / "run", console=console)  # the same tasks in two entries are two games
     assert "71.4 %" in console.export_text()
 

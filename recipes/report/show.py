@@ -148,11 +148,11 @@ def _overview(console: Console, path: Path) -> None:
 
 def _as_json(console: Console, path: Path) -> None:
     """Write the run's description, summary and list of episodes as one document."""
-    rows = read_metrics(path)
-    kept = path / "summary.json"
+    info, rows = read_run(path), read_metrics(path)
+    kept = path / ("results.json" if info.kind == "evaluate" else "summary.json")
     document: dict[str, Any] = {
         "run": str(path),
-        **asdict(read_run(path)),
+        **asdict(info),
         "summary": json.loads(kept.read_bytes()) if kept.exists() else None,
         "last_metrics": codec.pack(rows[-1]) if rows else None,
         "episodes": [codec.pack(summary(number, episode)) for number, episode in _episodes(path)],
