@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
-from statistics import median
 from typing import Any, ClassVar
 
 from milepost.credit.core import Credit, Rewards, Scorer
@@ -57,7 +57,7 @@ class CentresOnTheMedian(Good):
     def on_group(self, group: Sequence[Episode]) -> Rewards:
         rows = [self.row(episode) for episode in group]
         alive = [[row[t] for row in rows if t < len(row)] for t in range(max(map(len, rows), default=0))]
-        return [[value - median(alive[t]) for t, value in enumerate(row)] for row in rows]
+        return [[value - statistics.median(alive[t]) for t, value in enumerate(row)] for row in rows]
 
 
 class CentresBesideTheOutcome(Centres):
@@ -395,7 +395,6 @@ BROKEN: dict[type[Credit], str] = {
     SharesMemory: "interleaved",
     ByAttempt: "interleaved",
     Scribbles: "writes",
-    PairsWithNothing: "card",
-    NeedsAList: "card",
+    **dict.fromkeys((PairsWithNothing, NeedsAList), "card"),
 }
 """Each broken method, and the rule that it breaks."""
