@@ -1,4 +1,4 @@
-"""Tests press Ctrl-C, also where whoever started them had it ignored, as a shell does for what it runs beside itself."""
+"""Tests press Ctrl-C, also where whoever started them had it ignored, as shells do for what they run beside them."""
 
 import signal
 
