@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from signals import INF, NAN, check, one_line, rows
 
 from milepost.credit import advantage
 from milepost.credit.combine import ensemble, occupancy, par
@@ -16,16 +17,6 @@ from milepost.credit.combine.gdpo import conditional, decoupled, gdpo
 from milepost.credit.combine.krc import krc
 from milepost.credit.made import episode
 from milepost.envs.core import ContractError, Episode
-
-INF, NAN = float("inf"), float("nan")
-check = settings(deadline=None, max_examples=60)
-numbers = st.floats(-5, 5, allow_nan=False)
-rows = st.lists(numbers, min_size=1, max_size=6)
-
-
-def one_line(error: pytest.ExceptionInfo[Exception], *parts: str) -> bool:
-    return "\n" not in str(error.value) and all(part in str(error.value) for part in parts)
-
 
 # -- PAR
 

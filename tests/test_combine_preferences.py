@@ -7,24 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from signals import NAN, check, numbers, rows
 
 from milepost.credit.combine import urpo
 from milepost.credit.combine.dr_irl import alpha_data, alpha_model, difficulty, dissimilarity, dr_irl, outliers
 from milepost.credit.combine.rto import rto
 from milepost.credit.combine.tgdpo import margin, tgdpo
 from milepost.credit.combine.urpo import kendall, player_reward, referee_reward
-
-INF, NAN = float("inf"), float("nan")
-check = settings(deadline=None, max_examples=60)
-numbers = st.floats(-5, 5, allow_nan=False)
-rows = st.lists(numbers, min_size=1, max_size=6)
-
-
-def one_line(error: pytest.ExceptionInfo[Exception], *parts: str) -> bool:
-    return "\n" not in str(error.value) and all(part in str(error.value) for part in parts)
-
 
 # -- RTO
 

@@ -9,16 +9,14 @@ import pytest
 
 from milepost.credit import advantage
 from milepost.credit.made import episode
-from milepost.credit.peers.archer import ArCHer
 from milepost.credit.peers.bilevel_gae import bilevel, bilevel_gae
-from milepost.credit.peers.ppo import Critic, ppo
-from milepost.credit.peers.turn_ppo import TurnCritic, turn_ppo
+from milepost.credit.peers.ppo import ppo
+from milepost.credit.peers.turn_ppo import turn_ppo
 from milepost.credit.returns import gae, token_gae
 from milepost.credit.tokens import placed, whitened
 from milepost.envs.core import ContractError, Episode, Stop
 
 NAN = float("nan")
-LABELS = {"critic": Critic, "turn_critic": TurnCritic, "archer": ArCHer}
 
 
 def valued(outcome: float, *values: list[float], stop: Stop = Stop.TERMINATED, **credit: Any) -> Episode:

@@ -17,27 +17,9 @@ from milepost.credit.peers.archer import ArCHer, as_is, follow, q_targets
 from milepost.credit.peers.ppo import Critic, value_losses
 from milepost.credit.peers.sweet import SWEET, prefixed
 from milepost.credit.peers.turn_ppo import TurnCritic
-from milepost.envs.core import ContractError, Episode, Stop
+from milepost.envs.core import ContractError, Episode
 
 NAN = float("nan")
-LABELS = {"critic": Critic, "turn_critic": TurnCritic, "archer": ArCHer}
-
-
-def valued(outcome: float, *values: list[float], stop: Stop = Stop.TERMINATED, **credit: Any) -> Episode:
-    """An episode whose turns have a critic's value per token."""
-    rows = {k: [np.array(x, "f") for x in v] for k, v in credit.items()}
-    e = episode(
-        outcome,
-        n_tokens=[len(v) for v in values],
-        credit={"critic": [np.array(v, "f") for v in values], **rows},
-        stop=stop,
-    )
-    e.id = "e"
-    return e
-
-
-def flat(row: Any) -> list[float]:
-    return [float(x) for a in row for x in a]
 
 
 # the critics
