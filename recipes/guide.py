@@ -171,7 +171,7 @@ class Guide:
             self.run.add(episode, tokens=not greedy)
             self.n_ended += 1
             self.n_raised += "raised" in episode.runtime
-            if self.n_ended % 4 == 0:  # each takes a core for a third of a second
+            if self.n_ended % 8 == 0:  # each takes a core for a third of a second
                 give_back()
 
         before, self.policy.temperature = self.policy.temperature, 0.0 if greedy else 1.0
