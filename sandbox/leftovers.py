@@ -1,8 +1,8 @@
 """Removes what crashed processes left of their sandboxes, and nothing whose owner may live.
 
-Whatever outlives a process bears its owner's mark in its name or labels: process id, when that process started (ids come
-again), the boot, and the namespace that the id is of. An owner of another namespace or machine cannot be judged from here,
-and what it has is left alone.
+Whatever outlives a process bears its owner's mark in its name or labels: process id, when that process started (ids
+come again), the boot, and the namespace that the id is of. An owner of another namespace or machine cannot be judged
+from here, and what it has is left alone.
 """
 
 from __future__ import annotations
