@@ -13,11 +13,11 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from milepost.sandbox import bases
 
@@ -39,6 +39,11 @@ class Owner(NamedTuple):
     def mark(self) -> str:
         """What names of things that it owns begin with, after ``milepost-`` and perhaps a word."""
         return f"{self.pid}-{self.started}-{self.boot}-{self.namespace}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The same for containers."""
+        return {f"milepost.{name}": str(value) for name, value in self._asdict().items()}
 
     @property
     def alive(self) -> bool | None:
@@ -70,6 +75,15 @@ def owner_of(name: str) -> Owner | None:
     return Owner(int(found[1]), int(found[2]), found[3], int(found[4])) if found else None
 
 
+def labelled(labels: Mapping[str, str]) -> Owner | None:
+    """Return whose labels these are; None: nobody's."""
+    try:
+        pid, at, boot, namespace = (labels[f"milepost.{name}"] for name in Owner._fields)
+        return Owner(int(pid), int(at), boot, int(namespace))
+    except (KeyError, ValueError):
+        return None
+
+
 def folder(kind: str) -> Path:
     """Make a temporary folder that is removed at a later start if this process cannot do it."""
     return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-{me().mark}-"))
@@ -93,6 +107,27 @@ def clean(*, cgroups: Iterable[Path] = ()) -> list[Path]:
             owner = owner_of(path.name)
             if owner and owner.alive is False and _remove_cgroup(path):
                 gone.append(path)
+    return gone
+
+
+def clean_containers(engine: Any) -> list[str]:
+    """Remove containers of dead owners, and such as do not run and have no owner here; return their names.
+
+    Args:
+        engine: A client of the ``docker`` package.
+    """
+    gone = []
+    for found in engine.api.containers(all=True, filters={"label": "milepost.pid"}):
+        owner = labelled(found["Labels"])
+        alive = owner.alive if owner else True
+        # An engine may serve other machines: what runs there is theirs.
+        if alive is False or (alive is None and found["State"] in ("exited", "dead")):
+            try:
+                engine.api.remove_container(found["Id"], force=True, v=True)
+            except Exception as error:  # another process was faster
+                if getattr(getattr(error, "response", None), "status_code", None) not in (404, 409):
+                    raise
+            gone.append(found["Names"][0].lstrip("/") if found["Names"] else found["Id"])
     return gone
 
 
