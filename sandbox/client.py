@@ -69,6 +69,7 @@ class GuestSandbox:
         self._host, self._lock, self._link = host, threading.RLock(), host.start()
         self.backend, self.workspace, self.isolation = host.backend, host.workspace, host.isolation
         self._receive(GRACE_S)
+        self._closed = False
 
     def run(
         self,
@@ -121,6 +122,8 @@ class GuestSandbox:
     def reset(self) -> None:
         """Make it as new: no process, no session, the base alone in the workspace."""
         with self._lock:
+            if self._closed:
+                raise SandboxError("closed")
             self._link.close()
             self._host.stop()
             self._link = self._host.start()
@@ -128,8 +131,10 @@ class GuestSandbox:
 
     def close(self) -> None:
         """Kill and remove it; a second call does nothing."""
-        self._link.close()
-        self._host.stop()
+        self._closed = True
+        self._host.stop()  # first: one who waits for an answer in another thread sees its end
+        with self._lock:
+            self._link.close()
 
     def _ask(self, request: dict[str, Any], data: bytes = b"", timeout_s: float = 0.0) -> tuple[dict[str, Any], bytes]:
         text = json.dumps(request).encode()

@@ -47,10 +47,10 @@ class LocalHost:
 
     def stop(self) -> None:
         """Kill it with all that it started and remove what it left; a second call does nothing."""
-        if self._process:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+        process, self._process = self._process, None
+        if process:
+            process.kill()
+            process.communicate()
         shutil.rmtree(self.workspace, ignore_errors=True)
 
     def why_gone(self) -> str:
