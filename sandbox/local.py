@@ -6,10 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from milepost.sandbox import leftovers
 from milepost.sandbox.client import Link, PipeLink
 from milepost.sandbox.core import Settings
 
@@ -24,7 +24,7 @@ class LocalHost:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.isolation: dict[str, Any] = {"backend": "local", "isolation": "none"}
-        self._folder = Path(tempfile.mkdtemp(prefix="milepost-local-"))
+        self._folder = leftovers.folder("local")
         self.workspace = str(self._folder / "workspace")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,7 +51,7 @@ class LocalHost:
         if process:
             process.kill()
             process.communicate()
-        shutil.rmtree(self.workspace, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def why_gone(self) -> str:
         """Say why the guest is gone, as far as can be told."""
