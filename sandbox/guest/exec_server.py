@@ -8,6 +8,7 @@ The first frame, ``{"ready": true}``, says that the workspace is as new. The set
     rlimits     limits of each command by their names without RLIMIT_, such as {"NPROC": 128}
     overlay     whether a supervisor makes the workspace; else it is copied from the base here
     clean       folders that are emptied at a reset
+    filter      null, or the keywords of ``confine.filtered`` for system calls that are refused from now on
     confine     null, or what ``confine.command`` gets in every child that becomes a command
     without     protections that are left out, to show what they are good for
 """
@@ -113,7 +114,8 @@ class Server:
         self.sessions.forget()
         self.family.sweep()
         for folder in (*self.config["clean"], self.config["workspace"]):
-            trees.clear(folder)
+            if os.path.isdir(folder):
+                trees.clear(folder)
         commands.remove_ipc()
         if self.config["base"]:
             trees.copy(self.config["base"], self.config["workspace"])
@@ -165,6 +167,10 @@ def main() -> None:
         processes.guard(config["parent"])
     if "dumpable" not in (config.get("without") or ()):
         processes.protect()
+    if config.get("filter"):
+        from milepost.sandbox.guest import confine
+
+        confine.seccomp(confine.filtered(machine=os.uname().machine, guard=os.getpid(), **config["filter"]))
     try:
         serve(config, pipe)
     except EOFError:

@@ -149,7 +149,10 @@ def empty(parent: int, name: bytes) -> None:
     A folder in it that is not empty moves up into the topmost first: one level at a time, so that neither depth nor
     the length of a path matters.
     """
-    os.chmod(name, 0o700, dir_fd=parent)
+    try:
+        os.chmod(name, 0o700, dir_fd=parent)
+    except PermissionError:  # another's folder, such as one that everybody shares
+        pass
     top = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=parent)
     moved = 0
     try:

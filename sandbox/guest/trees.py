@@ -161,7 +161,8 @@ def clear(folder: str) -> None:
         paths.empty(parent, os.fsencode(name))
     finally:
         os.close(parent)
-        os.chmod(folder, mode)
+        if stat.S_IMODE(os.stat(folder).st_mode) != mode:
+            os.chmod(folder, mode)
 
 
 def walk(top: int) -> Iterator[tuple[bytes, os.stat_result]]:
