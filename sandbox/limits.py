@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,55 @@ from milepost.sandbox import leftovers
 from milepost.sandbox.core import Limits, Settings
 
 PERIOD_US = 100_000
+PER_PROCESS = "per process"
+"""How memory is limited where no control group can be made: each process has as much address space."""
+SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
+"""Are there only where swap is accounted for."""
+PART = "main.milepost"
+"""What the caller's processes move to where their control group is divided."""
+LEAST = {"memory": 1 << 25, "processes": 1, "cpus": 0.01, "disk": 1 << 16, "files": 16}
+"""Below these nothing would start."""
+
 _number = count()
+
+
+def checked(backend: str, settings: Settings, ways: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return how each limit that was asked for is enforced; None: it is not, and was allowed to go without.
+
+    Args:
+        backend: For messages.
+        settings: Its limits and what it allows.
+        ways: How the backend enforces each limit here; None: not at all.
+
+    Raises:
+        ValueError: A limit cannot be enforced here, or is none.
+    """
+    asked = {field.name: getattr(settings.limits, field.name) for field in fields(Limits)}
+    if strange := settings.allow - set(asked):
+        raise ValueError(f"allow: expected limits of {', '.join(asked)}, got {', '.join(sorted(strange))}")
+    for name, value in asked.items():
+        if value is not None and name in LEAST and not value >= LEAST[name]:
+            raise ValueError(f"limits: {name}: expected at least {LEAST[name]}, got {value}")
+        if value is not None and ways[name] is None and name not in settings.allow:
+            raise ValueError(
+                f"{backend} cannot enforce the limit {name}={value!r} here: Settings(allow={{{name!r}}}) lets it go "
+                f"unenforced, another backend may enforce it{'' if name == 'network' else ', None asks for no limit'}"
+            )
+    if asked["network"] not in ("none", "loopback"):
+        raise ValueError(f"limits: network: expected 'none' or 'loopback', got {asked['network']!r}")
+    return {name: None if value is None else ways[name] for name, value in asked.items()}
+
+
+def rlimits(limits: Limits, how: Mapping[str, str | None]) -> dict[str, int]:
+    """Return what every command is limited by itself: numbers by the names of ``resource``, without ``RLIMIT_``."""
+    found = {"CORE": 1}  # not 0: with a program as receiver of core dumps the kernel asks for this very number
+    if limits.memory is not None and how["memory"] == PER_PROCESS:
+        found["AS"] = limits.memory
+    if limits.processes is not None and how["processes"]:
+        found["NPROC"] = limits.processes + 2  # the guest's own two
+    if limits.files is not None and how["files"]:
+        found["NOFILE"] = limits.files
+    return found
 
 
 @dataclass(frozen=True)
@@ -46,8 +94,7 @@ class Groups:
                 path.mkdir()
             for controller, file, value in self._values(limits):
                 path = self.folders[controller] / name / file
-                # Only where swap is accounted for there is a file for it.
-                with suppress(FileNotFoundError, PermissionError) if "sw" in file else suppress():
+                if path.exists() or file not in SWAP:
                     path.write_text(value)
         except OSError:
             group.remove()
@@ -59,8 +106,7 @@ class Groups:
         if limits.memory is not None and "memory" in self.folders:
             first = self.version == 1
             values.append(("memory", "memory.limit_in_bytes" if first else "memory.max", str(limits.memory)))
-            swap = ("memory.memsw.limit_in_bytes", str(limits.memory)) if first else ("memory.swap.max", "0")
-            values.append(("memory", *swap))
+            values.append(("memory", SWAP[0], str(limits.memory)) if first else ("memory", SWAP[1], "0"))
         if limits.cpus is not None and "cpu" in self.folders:
             quota = str(max(1000, round(limits.cpus * PERIOD_US)))
             if self.version == 1:
@@ -106,6 +152,18 @@ class Group:
                     time.sleep(0.001)
 
 
+@cache
+def groups() -> Groups | None:
+    """Return where this process can make control groups, tried out once; None: nowhere."""
+    found = find()
+    if found:
+        try:
+            found.make(Limits()).remove()
+        except OSError:
+            return None
+    return found
+
+
 def find(process: Path = Path("/proc/self")) -> Groups | None:
     """Return where control groups for memory, and perhaps CPU, can be made; None: nowhere.
 
@@ -143,6 +201,7 @@ def _below(mount: list[str], path: str) -> Path | None:
 
 def _delegated(own: Path) -> Groups | None:
     """Return the caller's group of version 2 if it was given to the caller to divide."""
+    own = own.parent if own.name == PART else own
     try:
         there = set((own / "cgroup.controllers").read_text().split()) & {"memory", "cpu"}
         if "memory" not in there or not all(os.access(path, os.W_OK) for path in (own, own / "cgroup.procs")):
@@ -155,7 +214,7 @@ def _delegated(own: Path) -> Groups | None:
                 return None
             if not top:
                 # A group that is divided may have no processes of its own: they move into a part of it.
-                part = own / f"{leftovers.PREFIX}host-{leftovers.me().mark}"
+                part = own / PART
                 part.mkdir(exist_ok=True)
                 for pid in (own / "cgroup.procs").read_text().split():
                     (part / "cgroup.procs").write_text(pid)

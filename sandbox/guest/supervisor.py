@@ -10,15 +10,12 @@ import ctypes
 import os
 import sys
 
-from milepost.sandbox.guest import confine
+from milepost.sandbox.guest import confine, exec_server, processes, trees, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
-RESET = 75
-"""Exit code of a server that is to be followed by a new one."""
 BROKEN = 76
 """Exit code where no server could be started; standard error says why."""
 
@@ -27,22 +24,24 @@ _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def supervise(config: dict[str, Any], serve: Callable[[dict[str, Any]], None]) -> None:
+def supervise(config: dict[str, Any]) -> None:
     """Run one server after the other until one ends otherwise than for a reset; then end as it did.
 
-    Args:
-        config: ``workspace``; ``base``: a folder or None; ``disk``: bytes that the workspace may hold beyond it, and
-            ``shm`` and ``tmp`` those of the temporary folders, None for no limit; ``overlay``: whether the base is laid
-            under the workspace, else it is copied; ``seccomp``: the keywords of ``confine.filtered``; ``without``.
-        serve: Serves on the pipes that are standard input and output.
+    The settings are the server's, and:
+
+        room        bytes of each temporary file system by its place, null for no limit
+        layers      whether the base is laid under the workspace; else it is copied
+        seccomp     keywords of ``confine.filtered``
+        groups      descriptors for ``confine.join``
+        probe       whether to say what can be, instead
     """
     while True:
-        status = _generation(config, serve)
-        if status != RESET:
+        status = _generation(config)
+        if status != exec_server.RESET_EXIT:
             os._exit(status)
 
 
-def _generation(config: dict[str, Any], serve: Callable[[dict[str, Any]], None]) -> int:
+def _generation(config: dict[str, Any]) -> int:
     """Run a server; return its exit code, or 128 and the signal that ended it."""
     alone = "pid" not in config["without"]
     child = os.fork()
@@ -80,15 +79,16 @@ def sweep() -> None:
 
 def furnish(config: dict[str, Any]) -> None:
     """Mount what commands may write to, empty but for the base, and a view of this namespace's processes."""
-    workspace = config["workspace"]
     mount("none", "/", "none", 0x40000 | 0x4000)  # MS_PRIVATE, MS_REC
     if "pid" not in config["without"]:
         mount("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
-    mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, room(config["tmp"], "1777"))
-    mount("tmpfs", "/dev/shm", "tmpfs", _NOSUID | _NODEV, room(config["shm"], "1777"))
-    mount("tmpfs", workspace, "tmpfs", _NOSUID | _NODEV, room(config["disk"], "0755"))
-    if config["base"] and config["overlay"]:
-        overlay(workspace, config["base"])
+    for place, size in config["room"].items():
+        mode = "0755" if place == config["workspace"] else "1777"
+        mount("tmpfs", place, "tmpfs", _NOSUID | _NODEV, room(size, mode))
+    if config["base"] and config["layers"]:
+        overlay(config["workspace"], config["base"])
+    elif config["base"]:
+        trees.copy(config["base"], config["workspace"])
 
 
 def room(size: int | None, mode: str) -> str:
@@ -171,14 +171,24 @@ def _check(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
+def serve(config: dict[str, Any]) -> None:
+    """Serve the host until it is gone, or asks for a reset."""
+    pipe = exec_server.take_pipes()
+    if "dumpable" not in config["without"]:
+        processes.protect()
+    try:
+        exec_server.serve(config, pipe)
+    except EOFError:
+        os._exit(0)
+
+
 def main() -> None:
     """Supervise, or with ``probe`` in the settings print what can be; they are the first argument, JSON."""
-    import json
-
-    config = json.loads(sys.argv[1])
-    if config.get("probe"):
-        os.write(1, json.dumps(probe(config)).encode())
+    config = wire.loads(sys.argv[1])
+    if config["probe"]:
+        os.write(1, wire.dumps(probe(config)).encode())
         return
-    from milepost.sandbox.guest import exec_server
-
-    supervise(config, lambda _: exec_server.main())
+    confine.join(config["groups"])
+    if config["rlimits"]:
+        import resource  # noqa: F401  once, not in every command
+    supervise(config)
