@@ -82,8 +82,6 @@ class LandlockHost:
             ways["network"] = None
         allow = settings.allow | (self._without & {*limits.LEAST, "network"})
         self._how = limits.checked(self.backend, replace(settings, allow=allow), ways)
-        unlimited = {name: None for name, how in self._how.items() if not how and name != "network"}
-        self._limits = replace(settings.limits, **unlimited)
         self._mounts = {at: str(reach.readable(path)) for at, path in settings.mounts.items()}
         self._base = str(bases.prepare(settings.base)) if settings.base else None
         self._user = _User()
@@ -98,15 +96,14 @@ class LandlockHost:
         for path in (self._folder, self._folder / "workspace", self._folder / "tmp"):
             path.mkdir(exist_ok=True)
             os.chown(path, *self._user.ids)
-        grouped = any(self._how[name] not in (None, limits.PER_PROCESS) for name in ("memory", "cpus"))
-        groups, fds = limits.groups() if grouped else None, list[int]()
+        fds: list[int] = []
         try:
-            self._group = groups.make(self._limits) if groups else None
+            self._group = limits.made_for(self.settings.limits, self._how)
             fds = self._group.open() if self._group else []
             argv = runtime.command(runtime.guest_folder("fence"), json.dumps(self._config() | {"groups": fds}))
-            pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+            pipe, user = subprocess.PIPE, self._user.start
             self._process = runtime.start(
-                lambda: subprocess.Popen(argv, pass_fds=fds, cwd="/", env={}, **pipes, **self._user.start)
+                lambda: subprocess.Popen(argv, stdin=pipe, stdout=pipe, pass_fds=fds, cwd="/", env={}, **user)
             )
         except OSError as error:
             self.stop()
@@ -150,7 +147,7 @@ class LandlockHost:
             "workspace": self.workspace,
             "base": self._base,
             "env": {"PATH": PATH, "HOME": tmp, "TMPDIR": tmp, "LANG": "C.UTF-8"} | dict(self.settings.env),
-            "rlimits": limits.rlimits(self._limits, self._how),
+            "rlimits": limits.rlimits(limits.in_force(self.settings.limits, self._how), self._how),
             "overlay": False,
             "clean": [tmp],
             "parent": os.getpid(),
@@ -182,7 +179,7 @@ class LandlockHost:
 
 
 class _User:
-    """As whom a sandbox runs: as root a user of its own, whose number nobody else takes as long as this process lives."""
+    """As whom a sandbox runs: as root a user of its own, which no other sandbox takes meanwhile."""
 
     def __init__(self) -> None:
         self._lock: int | None = None

@@ -9,10 +9,11 @@ import os
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from milepost.sandbox import leftovers
 from milepost.sandbox.core import Limits, Settings
@@ -55,6 +56,22 @@ def checked(backend: str, settings: Settings, ways: Mapping[str, str | None]) ->
     if asked["network"] not in ("none", "loopback"):
         raise ValueError(f"limits: network: expected 'none' or 'loopback', got {asked['network']!r}")
     return {name: None if value is None else ways[name] for name, value in asked.items()}
+
+
+def in_force(limits: Limits, how: Mapping[str, str | None]) -> Limits:
+    """Return limits without those that are not enforced."""
+    unenforced: dict[str, Any] = {name: None for name, way in how.items() if way is None and name != "network"}
+    return replace(limits, **unenforced)
+
+
+def made_for(limits: Limits, how: Mapping[str, str | None]) -> Group | None:
+    """Return a new control group for what is enforced by one; None: nothing is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    found = groups() if any(how[name] not in (None, PER_PROCESS) for name in ("memory", "cpus")) else None
+    return found.make(in_force(limits, how)) if found else None
 
 
 def rlimits(limits: Limits, how: Mapping[str, str | None]) -> dict[str, int]:
@@ -189,6 +206,21 @@ def find(process: Path = Path("/proc/self")) -> Groups | None:
     if "memory" in folders:
         return Groups(1, folders)
     return _delegated(second) if second else None
+
+
+def places() -> list[Path]:
+    """Return the folders in which this machine's sandboxes have, or left, control groups: for the reaper."""
+    found = groups()
+    homes: set[Path] = set()
+    for folder in set(found.folders.values()) if found else ():
+        top = folder
+        while os.path.exists(top.parent / "cgroup.procs"):
+            top = top.parent
+        for at, names, _ in os.walk(top):
+            marked = [name for name in names if name.startswith(leftovers.PREFIX)]
+            homes.update({Path(at)} if marked else ())
+            names[:] = [name for name in names if name not in marked]
+    return sorted(homes)
 
 
 def _below(mount: list[str], path: str) -> Path | None:

@@ -12,7 +12,7 @@ from milepost.sandbox import bases, folders
 
 
 def reachable(path: Path) -> bool:
-    """Whether a sandbox's user may read a file or folder and enter those above it; of what is in it nothing is known."""
+    """Whether a sandbox's user may read a file or folder and enter those above it; what is in it is not looked at."""
     uid, gid = folders.owner()
     if uid == os.geteuid():
         return os.access(path, os.R_OK)

@@ -111,11 +111,9 @@ def main() -> None:
         import resource  # noqa: F401  once, not in every command
     try:
         enclose(config)
+        exec_server.serve(config, pipe)
     except OSError as error:
         pipe.send({"failed": str(error)})
-        os._exit(1)
-    try:
-        exec_server.serve(config, pipe)
     except EOFError:
-        pass
-    os._exit(0)
+        os._exit(0)
+    os._exit(1)

@@ -1,6 +1,6 @@
 """PID 1 of a bubblewrap sandbox: gives every generation of the server an untouched workspace and namespaces of its own.
 
-It is started with capabilities in the sandbox's user namespace, which the server gives up before it serves. A generation
+It is started with capabilities in its user namespace, which the server gives up before it serves. A generation
 ends when its server asks for a reset, and takes its processes, mounts and IPC objects with it: milliseconds, no exec.
 """
 
