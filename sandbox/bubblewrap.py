@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -17,6 +19,8 @@ from milepost.sandbox.core import SandboxError, Settings
 
 PROTECTIONS = ("seccomp", "pid", "network", "capabilities", "userns", "readonly", *limits.LEAST)
 """What can be left out to show what it is good for; the guest knows ``dumpable``, ``sweep`` and ``paths`` besides."""
+PATIENCE_S = 5.0
+"""How long a killed guest may take to be gone."""
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
 
 
@@ -110,12 +114,12 @@ class BubblewrapHost:
         """Kill it with all that it started and remove what it left; a second call does nothing."""
         process, self._process = self._process, None
         if process and process.stderr:
-            process.kill()
-            process.wait()
+            _kill(process)
             # All of the guest have this pipe, and nothing else has: its end is theirs.
-            with suppress(OSError, ValueError):
-                while process.stderr.read(4096):
-                    pass
+            poll = select.poll()
+            poll.register(process.stderr, select.POLLIN)
+            while poll.poll(PATIENCE_S * 1000) and os.read(process.stderr.fileno(), 4096):
+                pass
             process.stderr.close()
         group, self._group = self._group, None
         if group:
@@ -174,6 +178,18 @@ class BubblewrapHost:
             "limits": self._how,
             "without": sorted(without),
         }
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill bubblewrap and what it started: a child that it has not told yet how to end would wait for it for ever."""
+    with suppress(OSError):
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # now it starts no other
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as children:
+            for pid in children.read().split():
+                os.kill(int(pid), signal.SIGKILL)
+    process.kill()
+    process.wait()
 
 
 def _allowing(settings: Settings, names: Collection[str]) -> Settings:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from milepost.sandbox import bases, limits, reach
-from milepost.sandbox.bubblewrap import BubblewrapHost, capabilities
+from milepost.sandbox.bubblewrap import PATIENCE_S, BubblewrapHost, capabilities
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, SandboxError, Settings
 
@@ -130,9 +131,9 @@ def test_a_base_cannot_be_changed_but_where_it_is_open_to_writing(tmp_path: Path
 def test_nothing_outlives_a_reset_and_all_is_as_new() -> None:
     leave = (
         "touch /tmp/x /dev/shm/x x; ipcmk -M 100 -p 0666; setsid sleep 60 & disown; "
-        "python3 -c 'import socket, time; s = socket.socket(socket.AF_UNIX); s.bind("\0a"); time.sleep(60)' &"
+        "python3 -c 'import socket, time; s = socket.socket(socket.AF_UNIX); s.bind(chr(0) * 2); time.sleep(60)' &"
     )
-    look = "ls /tmp /dev/shm .; ipcs -m | grep -c 666; grep -c @a /proc/net/unix; ls -d /proc/[0-9]* | wc -l"
+    look = "ls /tmp /dev/shm .; ipcs -m | grep -c 666; grep -c @ /proc/net/unix; ls -d /proc/[0-9]* | wc -l"
     with sandbox() as made:
         new = made.run(look).output
         made.session().run(leave)
@@ -165,6 +166,17 @@ def test_closing_leaves_neither_processes_nor_control_groups() -> None:
     assert not Path(f"/proc/{pid}").exists()
     assert not any(path.exists() for path in (group.paths if group else ()))
     made.close()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.002, 0.004, 0.008, 0.016])
+def test_one_that_is_stopped_while_it_starts_leaves_nothing(after_s: float) -> None:
+    host = BubblewrapHost(Settings())
+    link = host.start()
+    time.sleep(after_s)
+    began = time.monotonic()
+    host.stop()
+    link.close()
+    assert time.monotonic() - began < PATIENCE_S  # else something that holds its pipe was left
 
 
 def test_a_sandbox_outlives_the_thread_that_made_it_and_not_the_process() -> None:
