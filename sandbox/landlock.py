@@ -17,15 +17,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from milepost.sandbox import bases, folders, leftovers, limits, reach, runtime
+from milepost.sandbox import bases, bwrap, folders, leftovers, limits, reach, runtime
 from milepost.sandbox.client import Link, PipeLink, said_of
 from milepost.sandbox.core import SandboxError, Settings
 
 PROTECTIONS = ("seccomp", "landlock", "signals", "network", "userns", *limits.LEAST)
 """What can be left out to show what it is good for; the guest knows ``dumpable``, ``sweep`` and ``paths`` besides."""
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/proc")
-FILES = ("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types")
-FILES += ("nsswitch.conf", "passwd", "protocols", "services")
+FILES = (*bwrap.FILES, "group", "hosts", "nsswitch.conf", "passwd")
 DEVICES = ("/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
 PATH = "/usr/local/bin:/usr/bin:/bin"
 FIRST_UID, N_UIDS = 200_000, 10_000
