@@ -19,6 +19,8 @@ from milepost.sandbox.core import SandboxError
 T = TypeVar("T")
 SOURCE = Path(__file__).parent / "guest"
 MAIN = "from milepost.sandbox.guest import {module}\n{module}.main()\n"
+BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); exec(open(sys.path[0] + '/__main__.py').read())"
+"""Runs the folder that is the next argument. Left to itself, Python imports much to find that it is one."""
 PLACE = "/opt/milepost"
 """Where a sandbox with a file system of its own has the guest."""
 
@@ -84,4 +86,4 @@ def guest_folder(module: str = "exec_server") -> Path:
 
 def command(folder: str | Path, config: str, python: str | None = None) -> list[str]:
     """Return how a guest is started."""
-    return [python or interpreter(), "-I", "-S", "-B", "-X", "utf8", str(folder), config]
+    return [python or interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", BOOT, str(folder), config]
