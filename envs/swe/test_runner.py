@@ -7,9 +7,10 @@ does not begin with it. The parent is not dumpable: its memory and descriptors a
 the child, and the child's messages are signed with a key that the child's reporter alone holds.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
-import sys  # ruff: noqa: E402
+import sys
 
 sys.path[:] = [folder for folder in sys.path if folder]  # "" is the workspace, which may hold a json.py
 
