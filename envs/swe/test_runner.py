@@ -19,6 +19,7 @@ import hashlib
 import hmac
 import json
 import os
+import resource
 import select
 import signal
 import time
@@ -45,6 +46,8 @@ def main() -> None:
         os.setsid()
         os.dup2(null, 0), os.dup2(say, 1), os.dup2(say, 2)
         os.close(say), os.close(null)
+        if config["cpu_s"]:
+            resource.setrlimit(resource.RLIMIT_CPU, (config["cpu_s"], config["cpu_s"] + 1))
         _child(config, tell, key)
     os.close(tell), os.close(say)
     secret = _read(32).decode()
@@ -70,7 +73,7 @@ def _listen(pid: int, reports: int, output: int, key: bytes, timeout_s: float) -
     """Read reports and output until the child is gone; return what is known then."""
     start, text, buffer, forged = time.monotonic(), b"", b"", False
     told: list[dict[str, Any]] = []
-    status, open_fds, timed_out = None, {reports, output}, False
+    status, cpu_s, open_fds, timed_out = None, 0.0, {reports, output}, False
     while True:
         left = start + timeout_s - time.monotonic()
         if left <= 0 and status is None:
@@ -96,8 +99,9 @@ def _listen(pid: int, reports: int, output: int, key: bytes, timeout_s: float) -
                 if len(buffer) > 1 << 20:
                     forged, buffer = True, b""
         if status is None:
-            done, code = os.waitpid(pid, 0 if timed_out or not open_fds else os.WNOHANG)
-            status = code if done else None
+            done, code, usage = os.wait4(pid, 0 if timed_out or not open_fds else os.WNOHANG)
+            if done:
+                status, cpu_s = code, usage.ru_utime + usage.ru_stime
         elif not ready or time.monotonic() > start + timeout_s + 1.0:
             break
     seconds = time.monotonic() - start
@@ -111,6 +115,7 @@ def _listen(pid: int, reports: int, output: int, key: bytes, timeout_s: float) -
         "timed_out": timed_out,
         "output": text.decode("utf-8", "backslashreplace"),
         "seconds": seconds,
+        "cpu_s": cpu_s,
     }
 
 
@@ -183,6 +188,8 @@ def _reporter(ids: list[str] | None, tell: int, key: bytes) -> Any:
 
         @pytest.hookimpl(tryfirst=True)
         def pytest_runtest_logreport(self, report: Any) -> None:
+            if report.passed and (report.when != "call" or type(report).__name__ == "SubtestReport"):
+                return  # the test's own call says it
             outcome = "skipped" if hasattr(report, "wasxfail") and report.skipped else report.outcome
             entry = {"id": report.nodeid, "when": report.when, "outcome": outcome}
             send(entry | ({"message": _message(report)} if report.failed else {}))

@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -21,7 +21,7 @@ Outcome = Literal["passed", "failed", "error", "skipped"]
 PYTHON = "/usr/bin/python3"
 """The sandbox's own interpreter, which also runs its guest."""
 TOOLS = "/tools"
-"""Where ``Settings.mounts`` has the folder of ``test_tools.test_tools()``."""
+"""Where ``Settings.mounts`` has the folder of ``test_tools.tools()``."""
 GRACE_S = 10.0
 """What the runner may take beyond the tests' time, to kill them and report."""
 MAX_REPORT = 1 << 24
@@ -44,6 +44,8 @@ class TestRun:
     messages: Mapping[str, str] = field(default_factory=dict)
     """The error of each test that did not pass: an assertion and its explanation, as pytest has them."""
     seconds: float = 0.0
+    cpu_s: float = 0.0
+    """Seconds of a processor, which depend less than ``seconds`` on what else the machine does."""
     timed_out: bool = False
 
     def passed(self, ids: Iterable[str]) -> bool:
@@ -61,6 +63,7 @@ def run_tests(
     ids: Sequence[str] | None = None,
     timeout_s: float = 60.0,
     *,
+    cpu_s: int | None = None,
     plugins: Sequence[str] = (),
     tools: str = TOOLS,
     max_output: int = 4000,
@@ -72,6 +75,7 @@ def run_tests(
         tests: Files and folders of the workspace, and options of pytest.
         ids: The tests to run; None is all that are found.
         timeout_s: Seconds for all of them.
+        cpu_s: Seconds of a processor that the tests' process may use before it is killed.
         plugins: Modules of the workspace or the tools that are plugins of pytest; none is loaded by itself.
         tools: A place among ``Settings.mounts``.
         max_output: Characters of ``TestRun.output``; what is more is left out of its middle.
@@ -87,6 +91,7 @@ def run_tests(
         "ids": None if ids is None else list(ids),
         "plugins": list(plugins),
         "timeout_s": timeout_s,
+        "cpu_s": cpu_s,
     }
     settings = json.dumps(config).encode()
     result = sandbox.run(
@@ -96,7 +101,10 @@ def run_tests(
         stdin=b"%08d" % len(settings) + settings + secret.encode(),
         max_output=MAX_REPORT,
     )
-    return _read(result.output, secret, ids, result.seconds, result.timed_out, max_output)
+    run = _read(result.output, secret, ids, result.seconds, result.timed_out, max_output)
+    places = {f"{sandbox.workspace.rstrip('/')}/": "", f"{config['tools']}/": f"{tools}/"}
+    messages = {test: _elsewhere(text, places) for test, text in run.messages.items()}
+    return replace(run, output=_elsewhere(run.output, places), messages=messages)
 
 
 def shorten(text: str, n: int) -> str:
@@ -121,6 +129,7 @@ def _read(output: str, secret: str, ids: Sequence[str] | None, seconds: float, l
         shorten(_stable(report["output"]), n),
         messages,
         report["seconds"],
+        report["cpu_s"],
         report["timed_out"],
     )
 
@@ -137,6 +146,13 @@ def _outcomes(reports: Sequence[Mapping[str, str]]) -> tuple[dict[str, Outcome],
         elif outcome in get_args(Outcome) and (outcome == "skipped" or when == "call"):
             outcomes.setdefault(test, "passed" if outcome == "passed" else "skipped")
     return outcomes, messages
+
+
+def _elsewhere(text: str, places: Mapping[str, str]) -> str:
+    """Write paths below the workspace, which backends have in different places, from there."""
+    for path, name in places.items():
+        text = text.replace(path, name)
+    return text
 
 
 def _stable(text: str) -> str:
