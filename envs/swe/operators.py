@@ -212,12 +212,9 @@ def _return(code: Code, node: ast.AST) -> Iterator[Proposal]:
 
 @operator("removed statement")
 def _removed_statement(code: Code, node: ast.AST) -> Iterator[Proposal]:
+    stored = isinstance(node, ast.Assign) and not isinstance(node.targets[0], ast.Name)
     called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-    if (
-        called
-        or isinstance(node, (ast.AugAssign, ast.Delete, ast.Raise))
-        or (isinstance(node, ast.Assign) and not isinstance(node.targets[0], ast.Name))
-    ):
+    if stored or called or isinstance(node, (ast.AugAssign, ast.Delete, ast.Raise)):
         yield *code.span(node), "pass"
 
 

@@ -48,6 +48,8 @@ def main() -> None:
         os.close(say), os.close(null)
         if config["cpu_s"]:
             resource.setrlimit(resource.RLIMIT_CPU, (config["cpu_s"], config["cpu_s"] + 1))
+        if config["memory"]:
+            resource.setrlimit(resource.RLIMIT_AS, (config["memory"], config["memory"]))
         _child(config, tell, key)
     os.close(tell), os.close(say)
     secret = _read(32).decode()

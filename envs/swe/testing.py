@@ -64,6 +64,7 @@ def run_tests(
     timeout_s: float = 60.0,
     *,
     cpu_s: int | None = None,
+    memory: int | None = None,
     plugins: Sequence[str] = (),
     tools: str = TOOLS,
     max_output: int = 4000,
@@ -76,6 +77,7 @@ def run_tests(
         ids: The tests to run; None is all that are found.
         timeout_s: Seconds for all of them.
         cpu_s: Seconds of a processor that the tests' process may use before it is killed.
+        memory: Bytes that it may address, beside what the sandbox allows.
         plugins: Modules of the workspace or the tools that are plugins of pytest; none is loaded by itself.
         tools: A place among ``Settings.mounts``.
         max_output: Characters of ``TestRun.output``; what is more is left out of its middle.
@@ -92,6 +94,7 @@ def run_tests(
         "plugins": list(plugins),
         "timeout_s": timeout_s,
         "cpu_s": cpu_s,
+        "memory": memory,
     }
     settings = json.dumps(config).encode()
     result = sandbox.run(
