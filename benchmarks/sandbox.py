@@ -23,6 +23,7 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ class Bench:
             jobs: dict[str, Callable[[], float]] = {}
             for backend in self.backends:
                 sandbox = stack.enter_context(opened(backend))
-                jobs[f"{backend}, milepost"] = lambda sandbox=sandbox: timed(lambda: sandbox.run(["true"]))
+                jobs[f"{backend}, milepost"] = partial(timed, partial(sandbox.run, ["true"]))
             if "docker" in self.backends:
                 container = own_containers()[0]
                 jobs["docker, SDK exec_run"] = lambda: timed(lambda: container.exec_run(["true"]))
@@ -108,7 +109,7 @@ class Bench:
         """Start a sandbox, until it answers; and start, run and close one."""
         jobs: dict[str, Callable[[], float]] = {}
         for backend in self.backends:
-            jobs[f"{backend}, start"] = lambda backend=backend: start_only(backend, Settings())
+            jobs[f"{backend}, start"] = partial(start_only, backend, Settings())
         return rounds("starts", jobs, self.repeats)
 
     def resets(self) -> list[Row]:
@@ -134,7 +135,7 @@ class Bench:
             jobs: dict[str, Callable[[], float]] = {}
             for backend in self.backends:
                 sandbox = stack.enter_context(opened(backend, settings))
-                jobs[f"{backend}, reset"] = lambda sandbox=sandbox: with_us(sandbox)
+                jobs[f"{backend}, reset"] = partial(with_us, sandbox)
             jobs["git reset --hard && git clean -fdx"] = with_git
             if "docker" in self.backends:
                 jobs["a fresh container"] = lambda: start_only("docker", settings)
@@ -155,8 +156,8 @@ class Bench:
         for backend in self.backends:
             took, sizes, starting = [], [], []
             for _ in range(max(1, min(self.repeats, 3))):
-                pool = Pool(lambda settings, backend=backend: make(backend, settings), N_MANY)
-                starting.append(timed(lambda pool=pool: pool.warm(n=N_MANY)))
+                pool = Pool(partial(make, backend), N_MANY)
+                starting.append(timed(partial(pool.warm, n=N_MANY)))
                 sizes.append(memory() / 1e6)
                 took.append(timed(pool.close))
             for what, found, unit in [("start", starting, "ms"), ("memory", sizes, "MB"), ("close", took, "ms")]:

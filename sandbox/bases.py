@@ -28,8 +28,8 @@ SETTLED_S = 2.0
 Signature = tuple[tuple[bytes, int, int, int, int, int], ...]
 
 _memo: dict[Path, tuple[Signature, Path]] = {}
-_using: dict[str, int] = {}
-"""This process's list of bases in use, open and locked as long as it lives, by its path."""
+_using: dict[Path, tuple[int, set[str]]] = {}
+"""By folder of bases, this process's list of those in use: open and locked as long as it lives, and what it says."""
 
 
 def prepare(folder: Path | str) -> Path:
@@ -178,17 +178,17 @@ def _use(home: Path, name: str) -> Path | None:
 
 
 def _note(home: Path, name: str) -> None:
-    users = folders.state("bases", "users")
-    key = str(users)
-    if key not in _using:
-        # Its lock ends with the last process that has it, in whatever namespace that is; names may come again.
-        fd, _ = tempfile.mkstemp(prefix=f"{os.getpid()}-", dir=users)
+    if home not in _using:
+        # Its lock ends with the last process that has it, in whatever namespace that is.
+        fd, _ = tempfile.mkstemp(prefix=f"{os.getpid()}-", dir=folders.state("bases", "users"))
         fcntl.flock(fd, fcntl.LOCK_EX)
-        _using[key] = fd
-    os.write(_using[key], name.encode() + b"\n")
-    status = os.stat(home / name)
-    with suppress(OSError):
-        os.utime(home / name, ns=(time.time_ns(), status.st_mtime_ns))
+        _using[home] = fd, set()
+    fd, names = _using[home]
+    if name not in names:
+        os.write(fd, name.encode() + b"\n")
+        names.add(name)
+        with suppress(OSError):
+            os.utime(home / name, ns=(time.time_ns(), os.stat(home / name).st_mtime_ns))
 
 
 def _used(home: Path) -> set[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import select
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +15,12 @@ from typing import Any, Protocol
 
 from milepost.sandbox.core import Node, Result, SandboxError, Session, Settings, Tree
 
-GRACE_S = 10.0
+GRACE_S = 15.0
 """What a guest may take beyond a command's own time."""
+MAX_OUTPUT = 1 << 26
+MAX_TREE = 1 << 28
+"""Bytes of a tree or difference."""
+MAX_HEADER = 1 << 26
 
 
 class Link(Protocol):
@@ -28,12 +34,12 @@ class Link(Protocol):
         """Return up to so many bytes, none at its end."""
         ...
 
-    def send(self, data: bytes) -> None:
-        """Send all of it."""
+    def send(self, data: bytes | memoryview, end: float) -> None:
+        """Send all of it; raise ``TimeoutError`` if that is not done at a time of ``time.monotonic``."""
         ...
 
     def close(self) -> None:
-        """Close both ends."""
+        """Close both ends; a second call does nothing."""
         ...
 
 
@@ -66,9 +72,12 @@ class GuestSandbox:
     """A ``Sandbox`` over a ``Host``; safe to use from several threads, one request at a time."""
 
     def __init__(self, host: Host) -> None:
-        self._host, self._lock, self._link = host, threading.RLock(), host.start()
         self.backend, self.workspace, self.isolation = host.backend, host.workspace, host.isolation
-        self._receive(GRACE_S)
+        self._host, self._lock = host, threading.RLock()
+        self._gone: str | None = None
+        self._closed = False
+        self._n = 0
+        self._begin()
 
     def run(
         self,
@@ -82,91 +91,230 @@ class GuestSandbox:
     ) -> Result:
         """Run a shell command, or a program with arguments; nothing that it started outlives it."""
         argv = ["/bin/bash", "-c", command] if isinstance(command, str) else list(command)
+        if not argv or not argv[0]:
+            raise ValueError("command: expected a program, got none")
+        _no_nul("command", *argv)
+        _no_nul("env", *(env or {}).keys(), *(env or {}).values())
+        _no_nul("cwd", cwd or "")
+        if any("=" in name or not name for name in env or {}):
+            raise ValueError(f"env: expected names without '=', got {sorted(env or {})}")
         request = {"op": "run", "argv": argv, "timeout_s": timeout_s, "cwd": cwd, "env": dict(env or {})}
-        answer, data = self._ask(request | {"max_output": max_output}, stdin, timeout_s)
-        n = answer["n_head"]
-        return Result(answer["exit_code"], answer["seconds"], data[:n], data[n:], answer["n_omitted"])
+        return self._result(request, timeout_s, max_output, stdin)
 
     def session(self, name: str = "main") -> Session:
         """Return the shell of that name, which is started at its first command."""
-        raise NotImplementedError
+        return GuestSession(self, name)
 
     def read(self, path: str, *, max_bytes: int = 1 << 24) -> bytes:
         """Return a file's content; a longer one is a ``ValueError``."""
-        _, data = self._ask({"op": "read", "path": path, "max_bytes": max_bytes})
+        _, data = self._ask({"op": "read", "path": self._below(path), "max_bytes": max_bytes}, n_data=max_bytes + 1)
         if len(data) > max_bytes:
             raise ValueError(f"{path}: expected at most {max_bytes} bytes, got more")
         return data
 
     def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
         """Write a file, and the folders above it."""
-        self._ask({"op": "write", "path": path, "mode": mode}, data.encode() if isinstance(data, str) else data)
+        content = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+        below = self._below(path)
+        if below == ".":
+            raise ValueError(f"{path}: expected a file, got the workspace")
+        self._ask({"op": "write", "path": below, "mode": mode}, content)
 
     def get_tree(self, path: str = ".") -> dict[str, Node]:
         """Return all files, folders and links below a folder."""
-        raise NotImplementedError
+        answer, data = self._ask({"op": "get", "path": self._below(path), "max_bytes": MAX_TREE}, n_data=MAX_TREE)
+        return self._nodes(answer, data)
 
     def put_tree(self, tree: Tree, path: str = ".") -> None:
         """Write a tree below a folder."""
-        raise NotImplementedError
+        rows = []
+        for name, node in tree.items():
+            if _outside(name) or name in ("", "."):
+                raise ValueError(f"tree: expected paths below its folder, got {name!r}")
+            rows.append([posixpath.normpath(name), node.kind, node.mode, len(node.data)])
+        data = b"".join(node.data for node in tree.values())
+        self._ask({"op": "put", "path": self._below(path), "rows": rows}, data)
 
     def diff(self) -> dict[str, Node | None]:
         """Return what the workspace has otherwise than its base: nodes as they are now, None for what is gone."""
-        raise NotImplementedError
+        answer, data = self._ask({"op": "diff", "max_bytes": MAX_TREE}, n_data=MAX_TREE)
+        gone: list[str] = [str(name) for name in answer["gone"]]
+        return {**self._nodes(answer, data), **dict.fromkeys(gone)}
 
     def place(self, mount: str) -> str:
         """Return where commands find one of ``Settings.mounts``."""
+        if mount not in self._host.settings.mounts:
+            raise ValueError(f"mount: expected one of {sorted(self._host.settings.mounts)}, got {mount!r}")
         return self._host.place(mount)
 
     def reset(self) -> None:
-        """Make it as new: no process, no session, the base alone in the workspace."""
+        """Make it as new: no process, no session, the base alone in the workspace; a dead one is started again."""
         with self._lock:
+            if self._closed:
+                raise SandboxError(f"{self.backend}: the sandbox is closed")
+            if self._gone is None:
+                try:
+                    self._send({"op": "reset"}, b"", time.monotonic() + GRACE_S)
+                    return self._ready()
+                except SandboxError:
+                    pass
             self._link.close()
             self._host.stop()
-            self._link = self._host.start()
-            self._receive(GRACE_S)
+            self._begin()
 
     def close(self) -> None:
         """Kill and remove it; a second call does nothing."""
-        self._link.close()
-        self._host.stop()
-
-    def _ask(self, request: dict[str, Any], data: bytes = b"", timeout_s: float = 0.0) -> tuple[dict[str, Any], bytes]:
-        text = json.dumps(request).encode()
+        self._closed, self._gone = True, self._gone or "the sandbox is closed"
+        self._host.stop()  # first: one who waits for an answer in another thread sees its end
         with self._lock:
-            try:
-                self._link.send(struct.pack("<II", len(text), len(data)) + text + data)
-            except OSError:
-                raise SandboxError(f"{self.backend}: {self._host.why_gone()}") from None
-            answer, result = self._receive(timeout_s + GRACE_S)
+            self._link.close()
+
+    def __enter__(self) -> GuestSandbox:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        self._link, self._gone = self._host.start(), None
+        try:
+            self._ready()
+        except SandboxError:
+            self._link.close()
+            self._host.stop()
+            raise
+
+    def _ready(self) -> None:
+        answer, _ = self._receive(time.monotonic() + GRACE_S, 0)
+        if "ready" not in answer:
+            raise self._end(f"the guest did not start: {answer.get('failed', answer)}")
+
+    def _result(self, request: dict[str, Any], timeout_s: float, max_output: int, stdin: bytes = b"") -> Result:
+        if not 0 < max_output <= MAX_OUTPUT:
+            raise ValueError(f"max_output: expected 1 to {MAX_OUTPUT} bytes, got {max_output}")
+        if not 0 < timeout_s < 1e6:
+            raise ValueError(f"timeout_s: expected seconds above 0, got {timeout_s}")
+        request |= {"max_output": max_output, "timeout_s": timeout_s}
+        answer, data = self._ask(request, stdin, timeout_s, max_output + 1)
+        n = answer["n_head"]
+        return Result(answer["exit_code"], answer["seconds"], data[:n], data[n:], answer["n_omitted"])
+
+    def _ask(
+        self, request: dict[str, Any], data: bytes = b"", timeout_s: float = 0.0, n_data: int = 0
+    ) -> tuple[dict[str, Any], bytes]:
+        with self._lock:
+            if self._gone is not None:
+                raise SandboxError(f"{self.backend}: {self._gone}")
+            self._n += 1
+            end = time.monotonic() + timeout_s + GRACE_S
+            self._send(request | {"n": self._n}, data, end)
+            answer, result = self._receive(end, n_data)
+            if answer.get("n") != self._n:
+                raise self._end("the guest answered something else")
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer, result
 
-    def _receive(self, timeout_s: float) -> tuple[dict[str, Any], bytes]:
-        end = time.monotonic() + timeout_s
-        n_header, n_data = struct.unpack("<II", self._read(8, end))
-        return json.loads(self._read(n_header, end)), self._read(n_data, end)
+    def _send(self, request: dict[str, Any], data: bytes, end: float) -> None:
+        text = json.dumps(request).encode()
+        try:
+            self._link.send(struct.pack("<II", len(text), len(data)) + text, end)
+            if data:
+                self._link.send(memoryview(data), end)
+        except TimeoutError:
+            raise self._end("the guest did not listen in time, and was killed") from None
+        except (OSError, ValueError):
+            raise self._end(self._host.why_gone()) from None
+
+    def _receive(self, end: float, n_data: int) -> tuple[dict[str, Any], bytes]:
+        n_header, n = struct.unpack("<II", self._read(8, end))
+        if n_header > MAX_HEADER or n > n_data:
+            raise self._end(f"the guest announced {n_header} + {n} bytes, more than it was asked for")
+        try:
+            header = json.loads(self._read(n_header, end))
+        except ValueError:
+            header = None
+        if not isinstance(header, dict):
+            raise self._end("the guest answered something unreadable")
+        return header, self._read(n, end)
 
     def _read(self, n: int, end: float) -> bytes:
         parts = []
         while n:
-            if not select.select([self._link], [], [], max(0.0, end - time.monotonic()))[0]:
-                self.close()
-                raise SandboxError(f"{self.backend}: the guest did not answer in time, and was killed")
-            part = self._link.receive(min(n, 1 << 20))
+            try:
+                ready = _wait(self._link.fileno(), select.POLLIN, end)
+                part = self._link.receive(min(n, 1 << 20)) if ready else b""
+            except (OSError, ValueError):
+                ready, part = True, b""
+            if not ready:
+                raise self._end("the guest did not answer in time, and was killed")
             if not part:
-                raise SandboxError(f"{self.backend}: {self._host.why_gone()}")
+                raise self._end(self._gone or self._host.why_gone())
             parts.append(part)
             n -= len(part)
         return b"".join(parts)
+
+    def _end(self, why: str) -> SandboxError:
+        """Kill the guest, of which nothing more is believed, and return the error that says why."""
+        self._gone = self._gone or why
+        self._host.stop()
+        return SandboxError(f"{self.backend}: {self._gone}")
+
+    def _below(self, path: str) -> str:
+        """Return a path as relative to the workspace."""
+        _no_nul("path", path)
+        if posixpath.isabs(path):
+            inside = posixpath.relpath(path, self.workspace)
+        else:
+            inside = posixpath.normpath(path)
+        if _outside(inside):
+            raise ValueError(f"path: expected one below {self.workspace}, got {path!r}")
+        return inside
+
+    def _nodes(self, answer: dict[str, Any], data: bytes) -> dict[str, Node]:
+        nodes: dict[str, Node] = {}
+        at = 0
+        for name, kind, mode, size in answer["rows"]:
+            if _outside(name):
+                raise self._end(f"the guest answered a path outside the workspace: {name!r}")
+            nodes[name] = Node(kind, data[at : at + size], mode & 0o777)
+            at += size
+        return nodes
+
+
+class GuestSession:
+    """A shell in a guest."""
+
+    def __init__(self, sandbox: GuestSandbox, name: str) -> None:
+        _no_nul("session", name)
+        self._sandbox, self._name = sandbox, name
+
+    def run(self, command: str, *, timeout_s: float = 60.0, max_output: int = 1 << 16) -> Result:
+        """Run a command in it; one whose time is over ends the session, which then begins anew."""
+        _no_nul("command", command)
+        request = {"op": "session", "name": self._name, "command": command}
+        return self._sandbox._result(request, timeout_s, max_output)
+
+    def close(self) -> None:
+        """End it, and all that it started."""
+        self._sandbox._ask({"op": "end", "name": self._name})
 
 
 class PipeLink:
     """The two pipes of a child process."""
 
     def __init__(self, to_guest: int, from_guest: int) -> None:
-        self._to, self._from = to_guest, from_guest
+        self._to, self._from, self._lock = to_guest, from_guest, threading.Lock()
+        os.set_blocking(to_guest, False)
+
+    @classmethod
+    def of(cls, process: subprocess.Popen[bytes]) -> PipeLink:
+        """Take over the pipes of a process."""
+        assert process.stdin and process.stdout
+        link = cls(os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
+        process.stdin.close()
+        process.stdout.close()
+        return link
 
     def fileno(self) -> int:
         """Return what to wait on for its answers."""
@@ -176,14 +324,46 @@ class PipeLink:
         """Return up to so many bytes, none at its end."""
         return os.read(self._from, n)
 
-    def send(self, data: bytes) -> None:
-        """Send all of it."""
+    def send(self, data: bytes | memoryview, end: float) -> None:
+        """Send all of it; raise ``TimeoutError`` if that is not done at a time of ``time.monotonic``."""
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(self._to, rest) :]
+            try:
+                rest = rest[os.write(self._to, rest[: 1 << 20]) :]
+            except BlockingIOError:
+                if not _wait(self._to, select.POLLOUT, end):
+                    raise TimeoutError from None
 
     def close(self) -> None:
-        """Close both ends."""
-        for fd in {self._to, self._from} - {-1}:
-            os.close(fd)
-        self._to = self._from = -1
+        """Close both ends; a second call does nothing."""
+        with self._lock:
+            for fd in {self._to, self._from} - {-1}:
+                os.close(fd)
+            self._to = self._from = -1
+
+
+def said_of(process: subprocess.Popen[bytes] | None) -> str:
+    """Return how a guest's process ended, in words."""
+    if process is None:
+        return "the guest was stopped"
+    try:
+        code = process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return "the guest closed its pipe"
+    return f"the guest was killed by signal {-code}" if code < 0 else f"the guest ended with exit code {code}"
+
+
+def _wait(fd: int, event: int, end: float) -> bool:
+    poll = select.poll()  # select knows no descriptor above 1,023
+    poll.register(fd, event)
+    return bool(poll.poll(max(0.0, end - time.monotonic()) * 1000))
+
+
+def _outside(path: str) -> bool:
+    return posixpath.isabs(path) or ".." in path.split("/") or "\0" in path
+
+
+def _no_nul(what: str, *texts: str) -> None:
+    for text in texts:
+        if "\0" in text:
+            raise ValueError(f"{what}: expected a text without NUL bytes, got {text[:80]!r}")

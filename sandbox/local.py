@@ -3,61 +3,70 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
-import sys
-import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from milepost.sandbox.client import Link, PipeLink
+from milepost.sandbox import bases, leftovers, runtime
+from milepost.sandbox.client import Link, PipeLink, said_of
 from milepost.sandbox.core import Settings
 
-ROOT = Path(__file__).parent
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@cache
+def capabilities() -> dict[str, Any]:
+    """Return what is enforced: nothing."""
+    limits = dict.fromkeys(("memory", "processes", "cpus", "disk", "files", "network"))
+    return {"available": True, "why": None, "isolation": "none", "limits": limits}
 
 
 class LocalHost:
-    """Starts the guest in a temporary folder."""
+    """Starts the guest in a temporary folder, as the user who runs this; no limit is enforced."""
 
     backend = "local"
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.isolation: dict[str, Any] = {"backend": "local", "isolation": "none"}
-        self._folder = Path(tempfile.mkdtemp(prefix="milepost-local-"))
+        self._folder = leftovers.folder("local")
         self.workspace = str(self._folder / "workspace")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Link:
         """Start a guest with an untouched workspace."""
-        if self.settings.base:
-            shutil.copytree(self.settings.base, self.workspace, symlinks=True)
-        else:
-            Path(self.workspace).mkdir(parents=True)
-        env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self._folder), "LANG": "C.UTF-8"}
-        config = {"workspace": self.workspace, "env": env | dict(self.settings.env)}
-        code = "from milepost.sandbox.guest.exec_server import main; main()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code, json.dumps(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._process.stdin and self._process.stdout
-        import os
-
-        return PipeLink(os.dup(self._process.stdin.fileno()), os.dup(self._process.stdout.fileno()))
+        for name in ("workspace", "tmp"):
+            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        tmp = str(self._folder / "tmp")
+        env = {"PATH": PATH, "HOME": tmp, "TMPDIR": tmp, "LANG": "C.UTF-8"}
+        config = {
+            "workspace": self.workspace,
+            "base": str(bases.prepare(self.settings.base)) if self.settings.base else None,
+            "env": env | dict(self.settings.env),
+            "rlimits": {},
+            "overlay": False,
+            "clean": [tmp],
+            "parent": os.getpid(),
+        }
+        argv = runtime.command(runtime.guest_folder(), json.dumps(config))
+        self._process = runtime.start(lambda: subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return PipeLink.of(self._process)
 
     def stop(self) -> None:
         """Kill it with all that it started and remove what it left; a second call does nothing."""
-        if self._process:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-        shutil.rmtree(self.workspace, ignore_errors=True)
+        process, self._process = self._process, None
+        if process:
+            process.terminate()  # the warden kills what is below it
+            process.wait()
+        if self._folder.exists():
+            bases.remove(self._folder)
 
     def why_gone(self) -> str:
         """Say why the guest is gone, as far as can be told."""
-        code = self._process.poll() if self._process else None
-        return f"the guest is gone (exit code {code})"
+        return said_of(self._process)
 
     def place(self, mount: str) -> str:
         """Return where commands find a mount."""
-        return str(self.settings.mounts[mount])
+        return str(Path(self.settings.mounts[mount]).absolute())

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,19 +53,30 @@ def test_equal_folders_have_one_base_and_any_change_gives_another(folder: Path, 
     subprocess.run(["cp", "-a", folder, twin], check=True)
     assert bases.prepare(twin) == first
     seen = {first}
-    file = folder / "a" / "run"
+    file, up = folder / "a" / "run", folder / "up"
     times = file.stat().st_mtime_ns
-    for n, change in enumerate(
-        [
-            lambda: (file.write_text("#!/bin/zh\n"), os.utime(file, ns=(times, times))),
-            lambda: file.chmod(0o644),
-            lambda: (folder / "a" / "empty").rmdir(),
-            lambda: ((folder / "up").unlink(), (folder / "up").symlink_to("b")),
-            lambda: ((folder / "up").unlink(), (folder / "up").write_text("b")),
-            lambda: file.rename(folder / "a" / "ran"),
-        ],
-        start=2,
-    ):
+
+    def edit() -> None:
+        file.write_text("#!/bin/zh\n")
+        os.utime(file, ns=(times, times))
+
+    def link(target: str) -> None:
+        up.unlink()
+        up.symlink_to(target)
+
+    def file_for_link() -> None:
+        up.unlink()
+        up.write_text("b")
+
+    changes: list[Callable[[], object]] = [
+        edit,
+        lambda: file.chmod(0o644),
+        (folder / "a" / "empty").rmdir,
+        lambda: link("b"),
+        file_for_link,
+        lambda: file.rename(folder / "a" / "ran"),
+    ]
+    for n, change in enumerate(changes, start=2):
         change()
         seen.add(bases.prepare(folder))
         assert len(seen) == n
@@ -73,9 +85,9 @@ def test_equal_folders_have_one_base_and_any_change_gives_another(folder: Path, 
 def test_a_folder_that_was_settled_is_read_again_when_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bases, "SETTLED_S", -1.0)  # everything is old enough
     first = bases.prepare(folder)
-    monkeypatch.setattr(bases, "_walk", None)  # reading it again would raise
-    assert bases.prepare(folder) == first
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(bases, "_walk", None)  # reading it again would raise
+        assert bases.prepare(folder) == first
     (folder / "a" / "run").write_text("#!/bin/zh\n")
     assert (bases.prepare(folder) / "a" / "run").read_text() == "#!/bin/zh\n"
 

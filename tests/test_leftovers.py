@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,33 @@ def test_a_dead_owners_control_group_goes_with_what_runs_in_it(temporary: Path) 
         for path in (ours, theirs / "inner", theirs):
             if path.exists():
                 path.rmdir()
+
+
+@pytest.mark.docker
+def test_only_containers_of_dead_owners_are_removed() -> None:
+    docker = pytest.importorskip("docker")
+    try:
+        engine = docker.from_env()
+        engine.ping()
+    except docker.errors.DockerException as error:
+        pytest.skip(f"no engine: {error}")
+    gone, me = dead(), leftovers.me()
+    image = "milepost-test-leftovers:1"
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("empty"))
+    engine.api.import_image_from_data(archive.getvalue(), repository="milepost-test-leftovers", tag="1")
+    owners = {"dead": gone, "mine": me, "elsewhere": gone._replace(namespace=1)}
+    made = {}
+    try:
+        for word, owner in owners.items():
+            made[word] = engine.containers.create(image, ["/empty"], network_mode="none", labels=owner.labels)
+        # One that belongs to another machine and never ran may still be started there.
+        assert made["dead"].name in leftovers.clean_containers(engine)
+        left = {found["Id"] for found in engine.api.containers(all=True)}
+        assert {word for word, container in made.items() if container.id in left} == {"mine", "elsewhere"}
+    finally:
+        for container in made.values():
+            with suppress(docker.errors.NotFound):
+                container.remove(force=True)
+        engine.images.remove(image, force=True)

@@ -23,7 +23,7 @@ class Place:
     """A sandbox that only counts."""
 
     backend, workspace = "none", "/workspace"
-    made: list[Place]
+    made: list[Any]
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.n_resets, self.n_closed, self.dead = settings, 0, 0, False
@@ -48,7 +48,7 @@ class Place:
 
 
 @pytest.fixture(autouse=True)
-def places() -> list[Place]:
+def places() -> list[Any]:
     Place.made = []
     return Place.made
 
@@ -58,7 +58,7 @@ def pool(size: int, **settings: Any) -> Pool:
     return Pool(make, size, **settings)
 
 
-def test_a_sandbox_is_reset_and_used_again_for_equal_settings_only(places: list[Place]) -> None:
+def test_a_sandbox_is_reset_and_used_again_for_equal_settings_only(places: list[Any]) -> None:
     with pool(2) as made:
         with made.take(A) as first:
             pass
@@ -70,7 +70,7 @@ def test_a_sandbox_is_reset_and_used_again_for_equal_settings_only(places: list[
     assert [place.n_closed for place in places] == [1, 1]
 
 
-def test_the_least_recently_used_one_makes_room(places: list[Place]) -> None:
+def test_the_least_recently_used_one_makes_room(places: list[Any]) -> None:
     with pool(2) as made:
         for settings in (A, B, A, C):
             with made.take(settings):
@@ -94,16 +94,16 @@ def test_a_base_that_changed_is_not_served_by_an_older_sandbox(tmp_path: Path, m
             assert second is not first
 
 
-def test_a_dead_one_is_replaced_and_what_fails_in_use_is_not_used_again(places: list[Place]) -> None:
+def test_a_dead_one_is_replaced_and_what_fails_in_use_is_not_used_again(places: list[Any]) -> None:
     with pool(1) as made:
         with made.take(A):
             pass
         places[0].dead = True
         with made.take(A) as second:
-            assert second is places[1]  # died while idle
             places[1].dead = True
+            assert second is places[1]  # the first died while idle
         with made.take(A) as third:
-            assert third is places[2]  # died while lent, and could not be reset
+            assert third is places[2]  # the second died while lent, and could not be reset
         with pytest.raises(SandboxError), made.take(A):
             raise SandboxError("out of order")
         with pytest.raises(ZeroDivisionError), made.take(A):
@@ -113,7 +113,7 @@ def test_a_dead_one_is_replaced_and_what_fails_in_use_is_not_used_again(places: 
     assert [place.n_closed for place in places] == [1, 1, 1, 1]
 
 
-def test_one_that_does_not_start_leaves_its_place_to_the_next(places: list[Place]) -> None:
+def test_one_that_does_not_start_leaves_its_place_to_the_next(places: list[Any]) -> None:
     def make(settings: Settings) -> Any:
         if settings == B:
             raise ValueError("no such image")
@@ -159,7 +159,7 @@ def test_who_waits_too_long_is_told_in_one_line_and_holds_up_nobody() -> None:
         pool(0)
 
 
-def test_never_more_than_its_size_are_there(places: list[Place]) -> None:
+def test_never_more_than_its_size_are_there(places: list[Any]) -> None:
     most = 0
 
     def work(n: int) -> None:
@@ -178,7 +178,7 @@ def test_never_more_than_its_size_are_there(places: list[Place]) -> None:
     assert all(place.n_closed == 1 for place in places)
 
 
-def test_closing_ends_what_is_lent_and_who_waits(places: list[Place]) -> None:
+def test_closing_ends_what_is_lent_and_who_waits(places: list[Any]) -> None:
     made, seen = pool(1), []
 
     def wait() -> None:
@@ -203,7 +203,7 @@ def test_closing_ends_what_is_lent_and_who_waits(places: list[Place]) -> None:
     made.close()
 
 
-def test_warming_starts_as_many_as_there_is_room_for(places: list[Place]) -> None:
+def test_warming_starts_as_many_as_there_is_room_for(places: list[Any]) -> None:
     with pool(4) as made:
         made.warm(A, 3)
         made.warm(B, 3)
@@ -213,12 +213,13 @@ def test_warming_starts_as_many_as_there_is_room_for(places: list[Place]) -> Non
     assert [place.n_closed for place in places] == [1, 1, 1, 1]
 
 
-def test_a_child_process_neither_uses_nor_closes_its_parents_sandboxes(places: list[Place]) -> None:
+def test_a_child_process_neither_uses_nor_closes_its_parents_sandboxes(places: list[Any]) -> None:
     with pool(1) as made:
         with made.take(A):
             pass
         pid = os.fork()
         if pid == 0:
+            code = 4
             try:
                 made.close()
                 code = 1 if places[0].n_closed else 2

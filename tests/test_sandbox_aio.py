@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -49,7 +49,8 @@ async def test_more_wait_at_once_than_the_loop_has_threads() -> None:
     gate = threading.Barrier(64)
 
     class Waiter:
-        backend, workspace, isolation = "none", "/", {}
+        backend, workspace = "none", "/"
+        isolation: ClassVar[dict[str, str]] = {}
 
         def run(self, *_: Any, **__: Any) -> int:
             return gate.wait(timeout=60)
@@ -100,4 +101,4 @@ async def test_a_pool_lends_to_tasks_and_gets_everything_back() -> None:
         for task in holding:
             task.cancel()
         await asyncio.gather(*holding, return_exceptions=True)
-        assert await asyncio.wait_for(asyncio.gather(use(), use()), 60) == ["ok\n"] * 2
+        assert list(await asyncio.wait_for(asyncio.gather(use(), use()), 60)) == ["ok\n"] * 2
