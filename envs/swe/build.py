@@ -53,14 +53,14 @@ class _Row:
     def next_round(self) -> list[TaskId]:
         """Return as many candidates as tasks are missing, whose operators are not used too often yet."""
         used = Counter(edit.operator for task in self.tasks for edit in task.edits)
-        room, chosen = max(2, int(MAX_SHARE * self.n)), []
-        for candidate in self.candidates:
+        room, missing, chosen = max(2, int(MAX_SHARE * self.n)), self.n - len(self.tasks), []
+        for candidate in self.candidates if missing else ():
             edits = candidate.edits()
             if edits not in self.seen and all((used + _operators(edits))[edit.operator] <= room for edit in edits):
                 self.seen.add(edits)
                 used += _operators(edits)
                 chosen.append(candidate)
-            if len(chosen) == self.n - len(self.tasks):
+            if len(chosen) == missing:
                 break
         return chosen
 

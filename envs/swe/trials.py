@@ -27,7 +27,7 @@ from milepost.sandbox.bases import prepare
 from milepost.sandbox.core import Limits, MachineError, Sandbox, Settings
 from milepost.sandbox.make import make
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what is kept means something else."""
 MAX_CPU_S = 5
 """Seconds of a processor that a task's tests may take with the bug in."""
@@ -35,7 +35,9 @@ MEMORY = 1 << 30
 TIMEOUT_S = 90.0
 N_RUNS = 3
 N_SHOWN = 3
-MAX_ASSERTION = 600
+MAX_ASSERTION = 300
+MAX_LINES = 8
+"""Of the first test's assertion; of the others, a statement has the first line."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,9 @@ def _statement(task_id: TaskId, run: TestRun, broken: Sequence[str]) -> str:
     )
     lines = [f"There is a bug in {package.name} {package.version}. {fail}:"]
     for test in shown:
-        message = shorten(run.messages.get(test, ""), MAX_ASSERTION)
-        lines += ["", test, *(f"    {line}" for line in message.splitlines()[:20])]
+        n_lines, n_characters = (MAX_LINES, MAX_ASSERTION) if test == shown[0] else (1, MAX_ASSERTION // 2)
+        said = "\n".join(run.messages.get(test, "").splitlines()[:n_lines])
+        lines += ["", test, *(f"    {line}".rstrip() for line in shorten(said, n_characters).splitlines())]
     lines += ["", "Correct the package so that all tests pass. Do not change the tests."]
     if task_id.level == "easy":
         lines += [f"The bug is in {task_id.file}."]
