@@ -127,22 +127,19 @@ def _is_python(data: bytes) -> bool:
     return True
 
 
-def _nodes(tree: ast.AST, function: Function | None = None) -> Iterator[tuple[Function, ast.AST]]:
+def _nodes(node: ast.AST, function: Function | None = None) -> Iterator[tuple[Function, ast.AST]]:
     """Yield the nodes of function bodies, each with its innermost function."""
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, Function):
-            if not _is_only_declared(child):
-                for statement in child.body[_has_docstring(child) :]:
-                    yield child, statement
-                    yield from _nodes(statement, child)
-        elif function is None:
-            yield from _nodes(child, None)
-        elif isinstance(child, ast.AnnAssign):
-            if child.value:
-                yield function, child.value
-                yield from _nodes(child.value, function)
-        elif not isinstance(child, ast.JoinedStr):
-            yield function, child
+    if isinstance(node, Function):
+        if not _is_only_declared(node):
+            for statement in node.body[_has_docstring(node) :]:
+                yield from _nodes(statement, node)
+    elif isinstance(node, ast.AnnAssign):
+        if node.value:
+            yield from _nodes(node.value, function)
+    elif not isinstance(node, ast.JoinedStr):
+        if function:
+            yield function, node
+        for child in ast.iter_child_nodes(node):
             yield from _nodes(child, function)
 
 
