@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,40 +14,13 @@ from milepost.envs.swe import sources
 from milepost.envs.swe.packages import PACKAGES, Package, package, packages
 from milepost.envs.swe.sources import source, unpack
 from milepost.sandbox.core import MachineError
-
-FILES = {
-    "tiny-1.0/tiny.py": "def f(a):\n    return a + 1\n",
-    "tiny-1.0/test_tiny.py": "from tiny import f\ndef test_f(): assert f(1) == 2\n",
-    "tiny-1.0/setup.py": "raise SystemExit('executed')",
-    "tiny-1.0/tiny.egg-info/SOURCES.txt": "",
-    "tiny-1.0/.git/HEAD": "",
-    "tiny-1.0/PKG-INFO": "",
-}
-
-
-def archive(files: dict[str, str], *members: tarfile.TarInfo) -> bytes:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz") as tar:
-        for name, text in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(text)
-            tar.addfile(member, io.BytesIO(text.encode()))
-        for member in members:
-            tar.addfile(member)
-    return data.getvalue()
+from swe_packages import archive, offer
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
-    """A package of one file, on an index of one package."""
-    data = archive(FILES)
-    page = tmp_path / "index" / "tiny"
-    page.mkdir(parents=True)
-    (page / "tiny-1.0.tar.gz").write_bytes(data)
-    (page / "index.html").write_text('<a class="x" href="tiny-1.0.tar.gz#sha256=0">tiny</a>')
-    monkeypatch.setattr(sources, "_pip_settings", lambda: {"index-url": (tmp_path / "index").as_uri()})
-    digest = sha256(data).hexdigest()
-    return Package("tiny", "1.0", digest, "MIT", "train", ("tiny.py",), ("test_tiny.py",))
+    """A package of two files, on an index of one package."""
+    return offer(tmp_path, monkeypatch)
 
 
 def left(cache: Path) -> list[str]:
@@ -67,10 +38,11 @@ def test_a_source_is_unpacked_once_without_metadata_or_history(tiny: Package, tm
 
 
 def test_an_index_that_answers_in_json_is_read(tiny: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = (tmp_path / "index" / "tiny" / tiny.archive).read_bytes()
     page = "https://index.test/simple/tiny/"
     answers = {
         page: (json.dumps({"files": [{"filename": tiny.archive, "url": "../../f.gz"}]}).encode(), sources.JSON),
-        "https://index.test/f.gz": (archive(FILES), ""),
+        "https://index.test/f.gz": (data, ""),
     }
     monkeypatch.setattr(sources, "_pip_settings", lambda: {"index-url": "https://index.test/simple"})
     monkeypatch.setattr(sources, "_get", lambda url: answers[url])
@@ -120,7 +92,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
         (archive({}, special("x-1/a", tarfile.LNKTYPE, "../b")), "got a link or device"),
         (archive({}, special("x-1/a", tarfile.FIFOTYPE)), "got a link or device"),
         (b"not a tar", "expected a gzipped tar"),
-        (archive(FILES)[:200], "expected a gzipped tar"),
+        (archive({"x-1/a": "0" * 9999})[:60], "expected a gzipped tar"),
     ],
 )
 def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
