@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from swe_packages import TINY, offer, real_tools
 
 from milepost.envs.swe import test_tools, trials
 from milepost.envs.swe.build import build
@@ -21,7 +22,6 @@ from milepost.recipes.cli import main
 from milepost.sandbox.bases import prepare
 from milepost.sandbox.core import Settings
 from milepost.sandbox.make import make
-from swe_packages import TINY, offer, real_tools
 
 ALL = ("test_tiny.py::test_middle", "test_tiny.py::test_start", "test_tiny.py::test_total", "test_tiny.py::test_turned")
 
@@ -35,7 +35,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
 
 
 @pytest.fixture
-def judge(tiny: Package) -> Iterator[object]:
+def judge(tiny: Package) -> Iterator[Callable[..., str]]:
     """Say what comes of edits, given as pairs of texts."""
     with trials._sandbox(tiny, "local") as sandbox:
 
@@ -52,7 +52,11 @@ def edit(before: str, after: str) -> Edit:
     return Edit("tiny.py", "?", begin, begin + len(before.encode()), before, after)
 
 
-def test_a_bug_makes_a_task_only_if_some_tests_fail_always_and_each_edit_matters(judge, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_bug_makes_a_task_only_if_some_tests_fail_always_and_each_edit_matters(
+    judge: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = str(tmp_path / "flag")
+    once = f"(4 if __import__('os').path.exists({flag!r}) else open({flag!r}, 'w') and 0)"
     seen_by_none = ("number < 50", "number <= 50")
     assert judge(("// 2", "* 2")) == "test_middle test_turned"
     assert judge(seen_by_none) == "nothing fails"
@@ -60,17 +64,15 @@ def test_a_bug_makes_a_task_only_if_some_tests_fail_always_and_each_edit_matters
     assert judge(("def total", "def other")) == "does not import"
     assert judge(("// 2", "* 2"), seen_by_none) == "one of its edits breaks nothing"
     assert judge(("result = start", "import os; os._exit(0)")) == "crashes"
-    assert judge(("(low + high) // 2", "4 + open('/dev/urandom', 'rb').read(8)[0]")) == "flaky"
+    assert judge(("(low + high) // 2", once)) == "flaky"
     monkeypatch.setattr(trials, "MAX_CPU_S", 1)
     assert judge(("result = start", "\n    while True: pass")) == "slow"
 
 
-def test_a_task_has_its_tests_from_two_runs_and_is_asked_of_the_cache_afterwards(tiny: Package, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_task_is_known_after_its_runs_and_not_run_again(tiny: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TaskId, "edits", lambda self: (edit("low > high", "low <= high"),))
+    monkeypatch.setattr(trials, "_why_not", lambda run, clean: None)
     found = task("tiny-1.0:tiny.py:easy:1", "local")
-    assert (found.fail_to_pass, found.pass_to_pass) == ((), ()) or set(found.fail_to_pass + found.pass_to_pass) == set(
-        ALL
-    )
     monkeypatch.setattr(trials, "_sandbox", None)
     assert task("tiny-1.0:tiny.py:easy:1", "local") == found
     assert clean_run(tiny)[0] == list(ALL)

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from swe_packages import archive, offer
 
 from milepost.envs.swe import sources
 from milepost.envs.swe.packages import PACKAGES, Package, package, packages
 from milepost.envs.swe.sources import source, unpack
 from milepost.sandbox.core import MachineError
-from swe_packages import archive, offer
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from swe_packages import TINY, offer
 
 from milepost.envs.swe.packages import PACKAGES
 from milepost.envs.swe.tasks import SweTask, TaskId, base, default_ids, gold, read, texts, write
-from swe_packages import TINY, offer
 
 
 @pytest.fixture

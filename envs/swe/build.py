@@ -14,12 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 from milepost.envs.swe.mutate import Edit, possible_edits
 from milepost.envs.swe.packages import Package
 from milepost.envs.swe.sources import source
 from milepost.envs.swe.tasks import LEVELS, SweTask, TaskId
 from milepost.envs.swe.trials import Rejected, clean_run, trial
+from milepost.sandbox.core import SandboxError
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 SEEDS_PER_BUILD = 100_000
 """Seeds of tasks that a build's seed has for itself."""
@@ -101,9 +106,9 @@ def build(
     try:
         with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             watched = bar.add_task("tasks", total=n)
-            list(pool.map(partial(clean_run, backend=backend), chosen))
+            list(pool.map(partial(_twice, clean_run, backend), chosen))
             while batch := [candidate for row in rows for candidate in row.next_round()]:
-                for candidate, found in zip(batch, pool.map(partial(trial, backend=backend), batch), strict=True):
+                for candidate, found in zip(batch, pool.map(partial(_twice, trial, backend), batch), strict=True):
                     if isinstance(found, Rejected):
                         built.rejected[found.reason] += 1
                     else:
@@ -129,6 +134,14 @@ def candidates(package: Package, n: int, seed: int = 0) -> Iterator[TaskId]:
         for k, file in enumerate(rng.choices(files, [sizes[file] for file in files], k=MAX_TRIES * n))
     )
     return islice(every, MAX_TRIES * n)
+
+
+def _twice(run: Callable[[A, str], B], backend: str, what: A) -> B:
+    """Try again, in another sandbox, what one broke in: one failure of the machine in hours is no reason to stop."""
+    try:
+        return run(what, backend)
+    except SandboxError:
+        return run(what, backend)
 
 
 def _operators(edits: Sequence[Edit]) -> Counter[str]:
