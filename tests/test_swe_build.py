@@ -101,7 +101,7 @@ def test_a_bug_that_makes_no_task_is_refused_by_its_id_with_the_reason(
 
 
 def test_a_package_whose_tests_do_not_run_is_refused(tiny: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PACKAGES, "tiny", replace(tiny, tests=("test_tiny.py", "-k", "nothing_like_it")))
+    monkeypatch.setitem(PACKAGES, "tiny", replace(tiny, tests=("test_tiny.py", "-knothing_like_it")))
     with pytest.raises(ValueError, match=r"^tiny 1.0: its own tests do not run here: "):
         clean_run(package("tiny"), "local")
 
@@ -166,7 +166,8 @@ def test_wrong_flags_are_one_line(
 def test_the_tests_of_every_package_run_without_a_bug(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_tools(), source(package(name))
+    real_tools()
+    source(package(name))
     monkeypatch.setattr(trials, "_folder", lambda package: tmp_path)
     tests, seconds = clean_run(package(name), "local")
     assert len(tests) >= 60

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from swe_packages import archive, offer
 
-from milepost.envs.swe import sources
+from milepost.envs.swe import sources, test_tools
 from milepost.envs.swe.packages import PACKAGES, Package, package, packages
 from milepost.envs.swe.sources import source, unpack
 from milepost.sandbox.core import MachineError
@@ -75,6 +75,16 @@ def test_an_index_that_cannot_be_reached_is_the_machine_s_error(
     with pytest.raises(MachineError, match=r"^tiny-1.0.tar.gz: the package index does not answer \(http://127"):
         source(tiny, tmp_path / "cache")
     assert left(tmp_path / "cache") == []
+
+
+def test_tools_that_pip_cannot_install_are_the_machine_s_error_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(test_tools, "PINS", ("milepost-has-no-such-tool==1.0",))
+    with pytest.raises(MachineError, match=r"^test tools: -m pip install failed: ERROR: .*milepost-has-no-such-tool"):
+        test_tools.tools(tmp_path)
+    assert list((tmp_path / "tools").iterdir()) == []
 
 
 def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:

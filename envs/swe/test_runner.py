@@ -41,17 +41,21 @@ def main() -> None:
     pid = os.fork()
     if pid == 0:
         prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-        os.close(reports), os.close(output)
+        os.close(reports)
+        os.close(output)
         null = os.open("/dev/null", os.O_RDONLY)
         os.setsid()
-        os.dup2(null, 0), os.dup2(say, 1), os.dup2(say, 2)
-        os.close(say), os.close(null)
+        for fd, to in ((null, 0), (say, 1), (say, 2)):
+            os.dup2(fd, to)
+        os.close(say)
+        os.close(null)
         if config["cpu_s"]:
             resource.setrlimit(resource.RLIMIT_CPU, (config["cpu_s"], config["cpu_s"] + 1))
         if config["memory"]:
             resource.setrlimit(resource.RLIMIT_AS, (config["memory"], config["memory"]))
         _child(config, tell, key)
-    os.close(tell), os.close(say)
+    os.close(tell)
+    os.close(say)
     secret = _read(32).decode()
     report = _listen(pid, reports, output, key, config["timeout_s"])
     os.write(1, b"\n")
@@ -156,7 +160,8 @@ def _child(config: dict[str, Any], tell: int, key: bytes) -> None:
         options += ["--import-mode=append", "--tb=short", "-q", "--no-header", "--color=no", "-W", "ignore"]
         plugins = [word for name in config["plugins"] for word in ("-p", name)]
         code = int(pytest.main([*options, *plugins, *config["tests"]], plugins=[reporter]))
-        sys.stdout.flush(), sys.stderr.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         reporter.end(code)
         code = 0
     except BaseException as error:
