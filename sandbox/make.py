@@ -7,7 +7,7 @@ import importlib
 from functools import cache
 from typing import Any
 
-from milepost.sandbox import leftovers
+from milepost.sandbox import leftovers, limits
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Settings
 
@@ -66,4 +66,4 @@ def _module(backend: str) -> Any:
 @cache
 def _clean() -> None:
     """Remove once what crashed processes left."""
-    leftovers.clean()
+    leftovers.clean(cgroups=limits.places())
