@@ -35,7 +35,8 @@ def sandbox(shared: GuestSandbox) -> GuestSandbox:
     return shared
 
 
-LOOP = "while :; do date +%s.%N > $HOME/alive; sleep 0.03; done"
+LOOP = "while :; do date +%s.%N > $HOME/new; mv $HOME/new $HOME/alive; sleep 0.03; done"
+BEGUN = "until [ -s $HOME/alive ]; do sleep 0.02; done"
 
 
 def lives(sandbox: GuestSandbox) -> bool:
@@ -56,7 +57,7 @@ def test_exit_codes_and_signals_are_told_apart(sandbox: GuestSandbox) -> None:
 
 
 def test_a_command_whose_time_is_over_is_killed_with_its_children(sandbox: GuestSandbox) -> None:
-    result = sandbox.run(f"echo begun; ({LOOP}) & sleep 60", timeout_s=1)
+    result = sandbox.run(f"echo begun; ({LOOP}) & sleep 60", timeout_s=2)
     assert (result.exit_code, result.timed_out, result.output) == (None, True, "begun\n")
     assert result.seconds < 20
     assert not lives(sandbox)
@@ -65,7 +66,7 @@ def test_a_command_whose_time_is_over_is_killed_with_its_children(sandbox: Guest
 @pytest.mark.parametrize("how", ["setsid sh LOOP &", "nohup sh LOOP >/dev/null 2>&1 &", "(setsid sh LOOP &) & :"])
 def test_nothing_that_a_command_started_outlives_it(sandbox: GuestSandbox, how: str) -> None:
     sandbox.write("LOOP", LOOP)
-    assert sandbox.run(f"{how}\nsleep 0.3; echo done").output == "done\n"
+    assert sandbox.run(f"{how}\n{BEGUN}; echo done").output == "done\n"
     assert not lives(sandbox)
 
 
@@ -210,7 +211,7 @@ os.utime("README", ns=(was.st_atime_ns, was.st_mtime_ns))
 def test_reset_is_as_new(sandbox: GuestSandbox) -> None:
     before = sandbox.get_tree()
     session = sandbox.session()
-    session.run(f"X=old; cd pkg; (sh -c '{LOOP}') & sleep 0.2")
+    session.run(f"X=old; cd pkg; (sh -c '{LOOP}') & {BEGUN}")
     assert lives(sandbox)
     sandbox.run(
         "rm -rf pkg README link; mkdir -p a/b/c; chmod 000 a/b; echo x > $HOME/left; "
