@@ -86,7 +86,7 @@ class BubblewrapHost:
         self._layers = known["no_overlay"] is None
         self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
         self._base = bases.prepare(settings.base) if settings.base else None
-        self.isolation = self._isolation(known)
+        self.isolation: Mapping[str, Any] = self._isolation(known)
         self._process: subprocess.Popen[bytes] | None = None
         self._group: limits.Group | None = None
 
@@ -98,10 +98,7 @@ class BubblewrapHost:
             self._group = limits.made_for(self.settings.limits, self._how)
             fds = self._group.open() if self._group else []
             argv = bwrap.command(self._program, config | {"groups": fds}, self._mounts, self._base, self._without)
-            pipe, user = subprocess.PIPE, _as_user()
-            self._process = runtime.start(
-                lambda: subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=fds, **user)
-            )
+            self._process = runtime.start(lambda: runtime.spawn(argv, fds, folders.owner(), subprocess.PIPE))
         except OSError as error:
             self.stop()
             raise SandboxError(f"bubblewrap: {error}") from None

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -86,7 +86,7 @@ class LandlockHost:
         self._user = _User()
         self._folder = leftovers.folder("landlock")
         self.workspace = str(self._folder / "workspace")
-        self.isolation = self._isolation()
+        self.isolation: Mapping[str, Any] = self._isolation()
         self._process: subprocess.Popen[bytes] | None = None
         self._group: limits.Group | None = None
 
@@ -100,10 +100,7 @@ class LandlockHost:
             self._group = limits.made_for(self.settings.limits, self._how)
             fds = self._group.open() if self._group else []
             argv = runtime.command(runtime.guest_folder("fence"), json.dumps(self._config() | {"groups": fds}))
-            pipe, user = subprocess.PIPE, self._user.start
-            self._process = runtime.start(
-                lambda: subprocess.Popen(argv, stdin=pipe, stdout=pipe, pass_fds=fds, cwd="/", env={}, **user)
-            )
+            self._process = runtime.start(lambda: runtime.spawn(argv, fds, self._user.ids))
         except OSError as error:
             self.stop()
             raise SandboxError(f"landlock: {error}") from None
@@ -193,7 +190,6 @@ class _User:
             self._lock, self.ids = fd, (number, number)
             break
         own = self.ids[0] == os.geteuid()
-        self.start: dict[str, Any] = {} if own else {"user": self.ids[0], "group": self.ids[1], "extra_groups": []}
         self.text = f"uid {self.ids[0]}" if own else f"dropped to uid {self.ids[0]}"
 
     def kill(self) -> None:

@@ -87,3 +87,23 @@ def guest_folder(module: str = "exec_server") -> Path:
 def command(folder: str | Path, config: str, python: str | None = None) -> list[str]:
     """Return how a guest is started."""
     return [python or interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", BOOT, str(folder), config]
+
+
+def spawn(
+    argv: list[str], fds: list[int], owner: tuple[int, int], stderr: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a guest as a user and group, with pipes and some descriptors besides, and nothing of this environment."""
+    uid, gid = (None, None) if owner[0] == os.geteuid() else owner
+    pipe, groups = subprocess.PIPE, None if uid is None else list[int]()
+    return subprocess.Popen(
+        argv,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=stderr,
+        pass_fds=fds,
+        cwd="/",
+        env={},
+        user=uid,
+        group=gid,
+        extra_groups=groups,
+    )

@@ -12,7 +12,7 @@ from milepost.sandbox import limits
 from milepost.sandbox.core import Limits, Settings
 from milepost.sandbox.limits import Groups, checked, find, in_force, rlimits
 
-WAYS = dict.fromkeys(("memory", "processes", "cpus", "disk", "files", "network"), "somehow")
+WAYS: dict[str, str | None] = dict.fromkeys(("memory", "processes", "cpus", "disk", "files", "network"), "somehow")
 
 
 def process(folder: Path, cgroup: str, *mounts: tuple[str, Path, str, str]) -> Path:
@@ -38,6 +38,7 @@ def test_of_version_1_the_callers_own_groups_are_used(tmp_path: Path) -> None:
     own = process(tmp_path / "self", "4:memory:/job\n3:cpu,cpuacct:/\n0::/\n", *mounts)
     found = find(own)
     assert found == Groups(1, {"memory": memory, "cpu": cpu})
+    assert found is not None
     made = found.make(Limits(memory=1 << 26, cpus=0.5))
     by_parent = {path.parent: path for path in made.paths}
     assert (by_parent[memory] / "memory.limit_in_bytes").read_text() == "67108864"
