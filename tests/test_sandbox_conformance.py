@@ -272,6 +272,7 @@ def test_a_guest_that_is_killed_is_a_sandbox_error_and_reset_begins_anew(backend
         assert time.monotonic() - start < 20
         with pytest.raises(SandboxError, match=backend):
             sandbox.run("true")
+        killer.join()
         sandbox.reset()
         assert sandbox.run("cat README").output == "read\n"
         sandbox.close()
