@@ -11,7 +11,7 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -104,10 +104,6 @@ EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
-
-
-class Unsupported(OSError):
-    """The kernel, or a filter on this process, has not what is asked for."""
 
 
 def filtered(
@@ -228,19 +224,23 @@ def status() -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
 
 
-def rlimits(limits: Mapping[str, int]) -> None:
-    """Limit this process and what it starts; what is lower already stays.
+def command(fences: list[str]) -> None:
+    """Put what becomes a command behind a fence of its own.
 
     Args:
-        limits: By the names of ``resource`` without ``RLIMIT_``.
+        fences: ``signals``: it may signal only what it started; ``landlock``: it may trace only that.
     """
-    import resource
+    from milepost.sandbox.guest import fence
 
-    for name, value in limits.items():
-        number = getattr(resource, f"RLIMIT_{name}")
-        hard = resource.getrlimit(number)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(number, (value, value))
+    if fences:
+        fence.enter(fence.MAKE_CHAR | fence.MAKE_BLOCK, scopes="signals" in fences)
+
+
+def join(groups: Iterable[int]) -> None:
+    """Move into control groups, of which these are the open ``cgroup.procs``."""
+    for fd in groups:
+        os.write(fd, b"0")
+        os.close(fd)
 
 
 def _check(result: int, what: str) -> int:
