@@ -10,7 +10,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from milepost.sandbox.core import Node, Result, Sandbox, SandboxError, Session, Settings, Tree
+from milepost.sandbox.core import Node, Result, Sandbox, SandboxError, Session, Settings
 from milepost.sandbox.make import make as make_sandbox
 from milepost.sandbox.pool import Pool
 
@@ -61,7 +61,7 @@ class AsyncSandbox:
         """Return all files, folders and links below a folder."""
         return await self._do(lambda: self._sandbox.get_tree(path))
 
-    async def put_tree(self, tree: Tree, path: str = ".") -> None:
+    async def put_tree(self, tree: Mapping[str, Node | None], path: str = ".") -> None:
         """Write a tree below a folder."""
         await self._do(lambda: self._sandbox.put_tree(tree, path))
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from milepost.sandbox.core import Node, Result, SandboxError, Session, Settings, Tree
+from milepost.sandbox.core import Node, Result, SandboxError, Session, Settings
 
 GRACE_S = 15.0
 """What a guest may take beyond a command's own time."""
@@ -21,6 +21,10 @@ MAX_OUTPUT = 1 << 26
 MAX_TREE = 1 << 28
 """Bytes of a tree or difference."""
 MAX_HEADER = 1 << 26
+START_S = 60.0
+"""What a start, or a reset, may take: the base may have to be copied."""
+UNREADABLE = "the guest answered something unreadable"
+KINDS = ("file", "folder", "link")
 
 
 class Link(Protocol):
@@ -95,10 +99,10 @@ class GuestSandbox:
             raise ValueError("command: expected a program, got none")
         _no_nul("command", *argv)
         _no_nul("env", *(env or {}).keys(), *(env or {}).values())
-        _no_nul("cwd", cwd or "")
         if any("=" in name or not name for name in env or {}):
             raise ValueError(f"env: expected names without '=', got {sorted(env or {})}")
-        request = {"op": "run", "argv": argv, "timeout_s": timeout_s, "cwd": cwd, "env": dict(env or {})}
+        folder = None if cwd is None else self._below(cwd)
+        request = {"op": "run", "argv": argv, "cwd": folder, "env": dict(env or {})}
         return self._result(request, timeout_s, max_output, stdin)
 
     def session(self, name: str = "main") -> Session:
@@ -107,10 +111,9 @@ class GuestSandbox:
 
     def read(self, path: str, *, max_bytes: int = 1 << 24) -> bytes:
         """Return a file's content; a longer one is a ``ValueError``."""
-        _, data = self._ask({"op": "read", "path": self._below(path), "max_bytes": max_bytes}, n_data=max_bytes + 1)
-        if len(data) > max_bytes:
-            raise ValueError(f"{path}: expected at most {max_bytes} bytes, got more")
-        return data
+        if not 0 <= max_bytes <= MAX_TREE:
+            raise ValueError(f"max_bytes: expected 0 to {MAX_TREE}, got {max_bytes}")
+        return self._ask({"op": "read", "path": self._below(path), "max_bytes": max_bytes}, n_data=max_bytes)[1]
 
     def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
         """Write a file, and the folders above it."""
@@ -118,28 +121,36 @@ class GuestSandbox:
         below = self._below(path)
         if below == ".":
             raise ValueError(f"{path}: expected a file, got the workspace")
-        self._ask({"op": "write", "path": below, "mode": mode}, content)
+        self._ask({"op": "write", "path": below, "mode": _mode(mode)}, content)
 
     def get_tree(self, path: str = ".") -> dict[str, Node]:
         """Return all files, folders and links below a folder."""
         answer, data = self._ask({"op": "get", "path": self._below(path), "max_bytes": MAX_TREE}, n_data=MAX_TREE)
         return self._nodes(answer, data)
 
-    def put_tree(self, tree: Tree, path: str = ".") -> None:
-        """Write a tree below a folder."""
-        rows = []
+    def put_tree(self, tree: Mapping[str, Node | None], path: str = ".") -> None:
+        """Write a tree below a folder, in the place of what is there; None removes, so that a ``diff`` can be put."""
+        rows: list[list[Any]] = []
         for name, node in tree.items():
-            if _outside(name) or name in ("", "."):
+            if _outside(name) or posixpath.normpath(name) == ".":
                 raise ValueError(f"tree: expected paths below its folder, got {name!r}")
-            rows.append([posixpath.normpath(name), node.kind, node.mode, len(node.data)])
-        data = b"".join(node.data for node in tree.values())
+            kind, data, mode = (node.kind, node.data, node.mode) if node else (None, b"", 0)
+            if kind == "link" and (not data or b"\0" in data):
+                raise ValueError(f"tree: {name}: expected a link's target, got {data!r}")
+            if kind == "folder" and data:
+                raise ValueError(f"tree: {name}: expected no data in a folder, got {len(data)} bytes")
+            rows.append([posixpath.normpath(name), kind, _mode(mode), len(data)])
+        data = b"".join(node.data for node in tree.values() if node)
         self._ask({"op": "put", "path": self._below(path), "rows": rows}, data)
 
     def diff(self) -> dict[str, Node | None]:
         """Return what the workspace has otherwise than its base: nodes as they are now, None for what is gone."""
         answer, data = self._ask({"op": "diff", "max_bytes": MAX_TREE}, n_data=MAX_TREE)
-        gone: list[str] = [str(name) for name in answer["gone"]]
-        return {**self._nodes(answer, data), **dict.fromkeys(gone)}
+        nodes = self._nodes(answer, data)
+        try:
+            return {**nodes, **dict.fromkeys(map(str, answer["gone"]))}
+        except (KeyError, TypeError):
+            raise self._end(UNREADABLE) from None
 
     def place(self, mount: str) -> str:
         """Return where commands find one of ``Settings.mounts``."""
@@ -154,7 +165,7 @@ class GuestSandbox:
                 raise SandboxError(f"{self.backend}: the sandbox is closed")
             if self._gone is None:
                 try:
-                    self._send({"op": "reset"}, b"", time.monotonic() + GRACE_S)
+                    self._send({"op": "reset"}, b"", time.monotonic() + START_S)
                     return self._ready()
                 except SandboxError:
                     pass
@@ -168,6 +179,7 @@ class GuestSandbox:
         self._host.stop()  # first: one who waits for an answer in another thread sees its end
         with self._lock:
             self._link.close()
+            self._host.stop()  # another thread may have been starting it
 
     def __enter__(self) -> GuestSandbox:
         return self
@@ -176,16 +188,18 @@ class GuestSandbox:
         self.close()
 
     def _begin(self) -> None:
-        self._link, self._gone = self._host.start(), None
+        self._link = self._host.start()
+        self._gone = "the sandbox is closed" if self._closed else None
         try:
             self._ready()
-        except SandboxError:
+        except BaseException:
+            self._gone = self._gone or "the guest did not start"
             self._link.close()
             self._host.stop()
             raise
 
     def _ready(self) -> None:
-        answer, _ = self._receive(time.monotonic() + GRACE_S, 0)
+        answer, _ = self._receive(time.monotonic() + START_S, 0)
         if "ready" not in answer:
             raise self._end(f"the guest did not start: {answer.get('failed', answer)}")
 
@@ -195,9 +209,15 @@ class GuestSandbox:
         if not 0 < timeout_s < 1e6:
             raise ValueError(f"timeout_s: expected seconds above 0, got {timeout_s}")
         request |= {"max_output": max_output, "timeout_s": timeout_s}
-        answer, data = self._ask(request, stdin, timeout_s, max_output + 1)
-        n = answer["n_head"]
-        return Result(answer["exit_code"], answer["seconds"], data[:n], data[n:], answer["n_omitted"])
+        answer, data = self._ask(request, stdin, timeout_s, max_output)
+        try:
+            n, exit_code = int(answer["n_head"]), answer["exit_code"]
+            if exit_code is not None:
+                exit_code = int(exit_code)
+            seconds, n_omitted, ended = float(answer["seconds"]), int(answer["n_omitted"]), answer.get("ended") is True
+        except (KeyError, TypeError, ValueError):
+            raise self._end(UNREADABLE) from None
+        return Result(exit_code, seconds, data[:n], data[n:], n_omitted, ended)
 
     def _ask(
         self, request: dict[str, Any], data: bytes = b"", timeout_s: float = 0.0, n_data: int = 0
@@ -207,12 +227,18 @@ class GuestSandbox:
                 raise SandboxError(f"{self.backend}: {self._gone}")
             self._n += 1
             end = time.monotonic() + timeout_s + GRACE_S
-            self._send(request | {"n": self._n}, data, end)
-            answer, result = self._receive(end, n_data)
+            try:
+                self._send(request | {"n": self._n}, data, end)
+                answer, result = self._receive(end, n_data)
+            except SandboxError:
+                raise
+            except BaseException:  # Ctrl-C: what the guest is doing now, and would answer, is not known
+                self._end("a request was interrupted")
+                raise
             if answer.get("n") != self._n:
                 raise self._end("the guest answered something else")
         if "error" in answer:
-            raise ValueError(answer["error"])
+            raise ValueError(" ".join(str(answer["error"]).split()))
         return answer, result
 
     def _send(self, request: dict[str, Any], data: bytes, end: float) -> None:
@@ -232,10 +258,10 @@ class GuestSandbox:
             raise self._end(f"the guest announced {n_header} + {n} bytes, more than it was asked for")
         try:
             header = json.loads(self._read(n_header, end))
-        except ValueError:
+        except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict):
-            raise self._end("the guest answered something unreadable")
+            raise self._end(UNREADABLE)
         return header, self._read(n, end)
 
     def _read(self, n: int, end: float) -> bytes:
@@ -274,11 +300,14 @@ class GuestSandbox:
     def _nodes(self, answer: dict[str, Any], data: bytes) -> dict[str, Node]:
         nodes: dict[str, Node] = {}
         at = 0
-        for name, kind, mode, size in answer["rows"]:
-            if _outside(name):
-                raise self._end(f"the guest answered a path outside the workspace: {name!r}")
-            nodes[name] = Node(kind, data[at : at + size], mode & 0o777)
-            at += size
+        try:
+            for name, kind, mode, size in answer["rows"]:
+                if _outside(name) or kind not in KINDS or not 0 <= size <= len(data) - at:
+                    raise ValueError
+                nodes[name] = Node(kind, data[at : at + size], mode & 0o777)
+                at += size
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._end(UNREADABLE) from None
         return nodes
 
 
@@ -361,6 +390,12 @@ def _wait(fd: int, event: int, end: float) -> bool:
 
 def _outside(path: str) -> bool:
     return posixpath.isabs(path) or ".." in path.split("/") or "\0" in path
+
+
+def _mode(mode: int) -> int:
+    if not 0 <= mode <= 0o777:
+        raise ValueError(f"mode: expected permission bits, got {mode:#o}")
+    return mode
 
 
 def _no_nul(what: str, *texts: str) -> None:

@@ -77,6 +77,8 @@ class Result:
     """Their end, where something between was left out."""
     n_omitted: int = 0
     """Bytes left out between ``head`` and ``tail``."""
+    ended: bool = False
+    """Whether the session ended with it, and the next command begins a new one."""
 
     @property
     def timed_out(self) -> bool:
@@ -86,8 +88,10 @@ class Result:
     @property
     def output(self) -> str:
         r"""The output as text; bytes that are not UTF-8 as ``\xff``, what was left out as a line that says so."""
+        if not self.n_omitted:  # in one: a character may lie across the two
+            return (self.head + self.tail).decode("utf-8", "backslashreplace")
         head, tail = (part.decode("utf-8", "backslashreplace") for part in (self.head, self.tail))
-        return f"{head}\n[... {self.n_omitted} bytes left out ...]\n{tail}" if self.n_omitted else head + tail
+        return f"{head}\n[... {self.n_omitted} bytes left out ...]\n{tail}"
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,8 @@ class Sandbox(Protocol):
         """Return all files, folders and links below a folder."""
         ...
 
-    def put_tree(self, tree: Tree, path: str = ".") -> None:
-        """Write a tree below a folder."""
+    def put_tree(self, tree: Mapping[str, Node | None], path: str = ".") -> None:
+        """Write a tree below a folder, in the place of what is there; None removes, so that a ``diff`` can be put."""
         ...
 
     def diff(self) -> dict[str, Node | None]:

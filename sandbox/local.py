@@ -59,7 +59,11 @@ class LocalHost:
         process, self._process = self._process, None
         if process:
             process.terminate()  # the warden kills what is below it
-            process.wait()
+            try:
+                process.wait(15.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         if self._folder.exists():
             bases.remove(self._folder)
 

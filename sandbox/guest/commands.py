@@ -8,6 +8,7 @@ import select
 import time
 
 from milepost.sandbox.guest import processes
+from milepost.sandbox.guest.paths import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,31 +28,47 @@ class Output:
     """What came out: its beginning and end, as many bytes as were asked for."""
 
     def __init__(self, n: int) -> None:
-        self.half = max(1, n // 2)
+        self._n_head, self._n_tail = n - n // 2, n // 2
         self.head, self.tail, self.n = bytearray(), bytearray(), 0
 
-    def add(self, part: bytes) -> None:
+    def add(self, part: bytes | bytearray) -> None:
         """Keep what there is room for."""
         self.n += len(part)
-        room = self.half - len(self.head)
+        room = self._n_head - len(self.head)
         self.head += part[:room]
         self.tail += part[room:] if room > 0 else part
-        if len(self.tail) > 2 * self.half + PIECE:
-            del self.tail[: -self.half]
+        if len(self.tail) > 2 * self._n_tail + PIECE:
+            self._cut()
 
-    def drain(self, fd: int) -> None:
-        """Take what lies in a pipe now, without waiting."""
-        for _ in range(64):  # a pipe holds 16 pieces at most; whoever goes on writing is not waited for
-            if not select.select([fd], [], [], 0)[0] or not (part := os.read(fd, PIECE)):
-                return
+    def drain(self, fd: int) -> bool:
+        """Take what lies in a pipe that does not block; say whether more may come."""
+        for _ in range(17):  # a pipe holds 16 pieces at most; whoever goes on writing is not waited for
+            try:
+                part = os.read(fd, PIECE)
+            except BlockingIOError:
+                return True
+            if not part:
+                return False
             self.add(part)
+        return True
+
+    def move(self, to: Output) -> None:
+        """Give another all that is kept, and begin anew."""
+        self._cut()
+        to.n += self.n - len(self.head) - len(self.tail)
+        to.add(self.head)
+        to.add(self.tail)
+        self.head, self.tail, self.n = bytearray(), bytearray(), 0
 
     def answer(self, exit_code: int | None, seconds: float) -> Answer:
         """Return it with how the command ended."""
-        del self.tail[: -self.half]
+        self._cut()
         left_out = self.n - len(self.head) - len(self.tail)
         header = {"exit_code": exit_code, "seconds": seconds, "n_head": len(self.head), "n_omitted": left_out}
         return header, [self.head, self.tail]
+
+    def _cut(self) -> None:
+        del self.tail[: max(0, len(self.tail) - self._n_tail)]
 
 
 class Maker:
@@ -61,6 +78,8 @@ class Maker:
         self.workspace, self.env, self.family = config["workspace"], config["env"], family
         self.host = host
         """The pipe whose end means that nobody waits for an answer any more."""
+        self.aside: dict[int, Output] = {}
+        """Pipes that are read whatever else is waited for: nothing in the background is to wait for a reader."""
         self.without = config.get("without") or ()
         self._confine = config.get("confine")
         self._limits = dict(config["rlimits"])
@@ -83,14 +102,15 @@ class Maker:
 
         Its standard error becomes a sentence and its exit code 127 or 126 where it cannot be started, as by a shell.
         """
+        words = [encode(word) for word in argv]
+        whole = {encode(name): encode(value) for name, value in {**self.env, **env}.items()}
         pid = os.fork()
         if pid:
             return pid
-        code = 126
         try:
             os.setsid()
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)  # which Python ignores, and an exec would keep so
+            for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)  # which are ignored here, and an exec would keep so
             moved = {at: os.dup2(fd, 100 + at) for at, fd in fds.items()}
             for fd in range(max(fds) + 1):
                 if fd in moved:
@@ -104,27 +124,32 @@ class Maker:
                 processes.adopt()
             self._limit()
             os.chdir(folder)
-            os.execvpe(argv[0], argv, {**self.env, **env})
-        except FileNotFoundError:
-            code = 127
-            os.write(2, f"{argv[0]}: not found\n".encode("utf-8", "surrogateescape"))
+            _become(words, whole)
         except BaseException as error:
-            os.write(2, f"{argv[0]}: {error}\n".encode("utf-8", "surrogateescape"))
-        os._exit(code)
+            os.write(2, words[0] + f": {error}\n".encode("utf-8", "backslashreplace"))
+        os._exit(126)
 
     def run(self, request: Header, data: bytearray) -> Answer:
         """Run one to its end; what it left behind still runs."""
         folder, start = self.folder(request["cwd"]), time.monotonic()
+        output = Output(request["max_output"])
         feed, give = os.pipe()
         out, into = os.pipe()
         try:
-            pid = self.start(request["argv"], request["env"], folder, {0: feed, 1: into, 2: into})
+            try:
+                pid = self.start(request["argv"], request["env"], folder, {0: feed, 1: into, 2: into})
+            except OSError as error:  # what sessions run has used up all processes
+                output.add(f"{request['argv'][0]}: {error.strerror}\n".encode("utf-8", "backslashreplace"))
+                return output.answer(126, time.monotonic() - start)
             os.close(feed)
             os.close(into)
             feed = into = -1
             os.set_blocking(give, False)
-            output = Output(request["max_output"])
-            status, give = self._listen(pid, out, give, memoryview(data), output, start + request["timeout_s"])
+            os.set_blocking(out, False)
+            if not data:
+                os.close(give)
+                give = -1
+            status = self._listen(pid, out, give, memoryview(data), output, start + request["timeout_s"])
             if status is None:
                 processes.kill(pid, processes.SIGKILL)
             seconds = time.monotonic() - start
@@ -134,42 +159,58 @@ class Maker:
             for fd in {feed, give, out, into} - {-1}:
                 os.close(fd)
 
-    def _listen(
-        self, pid: int, out: int, give: int, data: memoryview, output: Output, end: float
-    ) -> tuple[int | None, int]:
-        """Wait for a process, feeding it and taking its output; None when its time is over."""
+    def idle(self) -> None:
+        """Wait until the host asks, or is gone."""
+        poll = self.poll()
+        poll.modify(self.host, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self.host:
+                    return
+                self.notice(poll, fd)
+
+    def poll(self) -> select.poll:
+        """Return what waits for the host's end, for ends of processes, and for what is read aside."""
         poll = select.poll()
-        poll.register(out, select.POLLIN)
-        poll.register(self.family.wake, select.POLLIN)
         poll.register(self.host, 0)
+        poll.register(self.family.wake, select.POLLIN)
+        for fd in self.aside:
+            poll.register(fd, select.POLLIN)
+        return poll
+
+    def notice(self, poll: select.poll, fd: int) -> dict[int, int]:
+        """Do what an event of ``poll`` asks for; return statuses of processes that ended.
+
+        Raises:
+            EOFError: The host is gone.
+        """
+        if fd == self.host:
+            raise EOFError
+        if fd == self.family.wake:
+            return self.family.reap() or {}
+        if not self.aside[fd].drain(fd):
+            poll.unregister(fd)
+        return {}
+
+    def _listen(self, pid: int, out: int, give: int, data: memoryview, output: Output, end: float) -> int | None:
+        """Wait for a process, feeding it and taking its output; None when its time is over."""
+        poll = self.poll()
+        poll.register(out, select.POLLIN)
         if data:
             poll.register(give, select.POLLOUT)
-        else:
-            os.close(give)
-            give = -1
         while (left := end - time.monotonic()) > 0:
-            for fd, event in poll.poll(left * 1000 + 1):
+            for fd, _ in poll.poll(left * 1000 + 1):
                 if fd == out:
-                    part = os.read(out, PIECE) if event & select.POLLIN else b""
-                    output.add(part)
-                    if not part:
+                    if not take(output, out):  # it closed its output, and goes on
                         poll.unregister(out)
                 elif fd == give:
-                    try:
-                        data = data[os.write(give, data[:PIECE]) :]
-                    except BrokenPipeError:
-                        data = data[:0]
-                    except BlockingIOError:
-                        continue
+                    data = data[feed(give, data) :]
                     if not data:
                         poll.unregister(give)
-                        os.close(give)
-                        give = -1
-                elif fd == self.host:
-                    raise EOFError
-                elif pid in (found := self.family.reap() or {}):
-                    return found[pid], give
-        return None, give
+                        os.dup2(out, give)  # which closes it: the number stays ours
+                elif pid in (found := self.notice(poll, fd)):
+                    return found[pid]
+        return None
 
     def _limit(self) -> None:
         if self._limits:
@@ -186,8 +227,43 @@ class Maker:
             confine.command(self._confine)
 
 
+def take(output: Output, fd: int) -> bool:
+    """Take one piece from a pipe, so that clocks are looked at between; say whether more may come."""
+    try:
+        part = os.read(fd, PIECE)
+    except BlockingIOError:
+        return True
+    output.add(part)
+    return bool(part)
+
+
+def feed(fd: int, data: memoryview) -> int:
+    """Write what a pipe has room for; all counts as written where nobody reads any more."""
+    try:
+        return os.write(fd, data[:PIECE])
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return len(data)
+
+
+def _become(argv: list[bytes], env: dict[bytes, bytes]) -> None:
+    """Become a program, looked for as a shell does; what execvpe does, but for an import in every command."""
+    folders = [b""] if b"/" in argv[0] else [at + b"/" for at in env.get(b"PATH", b"/usr/bin:/bin").split(b":")]
+    problem = ""
+    for folder in folders:
+        try:
+            os.execve(folder + argv[0], argv, env)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            problem = error.strerror or str(error)
+    os.write(2, argv[0] + f": {problem or 'not found'}\n".encode())
+    os._exit(126 if problem else 127)
+
+
 def remove_ipc() -> None:
-    """Remove System V objects, which outlive their processes."""
+    """Remove System V objects, which outlive their processes, of a namespace of our own."""
     libc = ctypes.CDLL(None)
     for kind, remove in (
         ("shm", lambda n: libc.shmctl(n, 0, None)),

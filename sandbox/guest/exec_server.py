@@ -10,6 +10,7 @@ The first frame, ``{"ready": true}``, says that the workspace is as new. The set
     clean       folders that are emptied at a reset
     filter      null, or the keywords of ``confine.filtered`` for system calls that are refused from now on
     confine     null, or what ``confine.command`` gets in every child that becomes a command
+    parent      where there is no PID namespace, the process id of the host, with which everything ends
     without     protections that are left out, to show what they are good for
 """
 
@@ -23,12 +24,15 @@ from milepost.sandbox.guest.sessions import Sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Mapping
     from typing import Any
 
     from milepost.sandbox.guest.wire import Header
 
     Answer = tuple[Header, list[bytes | bytearray]]
+else:
+    import _signal as signal
 
 RESET_EXIT = 75
 """With this the server asks its supervisor for a new workspace and a new server."""
@@ -44,9 +48,14 @@ class Server:
         self.maker = commands.Maker(config, self.family, pipe.reads)
         self.sessions = Sessions(self.maker)
         self.keep_strays = "sweep" in without
-        self.free_paths = "paths" in without
+        paths.unguarded = "paths" in without
+        os.umask(0o022)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which ends its guests
         if not config["overlay"] and config["base"]:
             trees.copy(config["base"], config["workspace"])
+        # Held open: in whatever way the workspace is moved or closed by commands, requests are about this one.
+        self.root = os.open(config["workspace"], paths.FOLDER)
+        self.modes = {at: _mode(at) for at in (config["workspace"], *config["clean"]) if os.path.isdir(at)}
 
     def answer(self, request: Header, data: bytearray | None) -> Answer:
         """Return what a request gives; an error of the request as ``{"error": text}``."""
@@ -82,30 +91,25 @@ class Server:
 
     def op_read(self, request: Header, data: bytearray) -> Answer:
         """Read a file."""
-        with self._root() as root:
-            return {}, [trees.read(root.fd, paths.encode(request["path"]), request["max_bytes"])]
+        return {}, [trees.read(self._root(), paths.encode(request["path"]), request["max_bytes"])]
 
     def op_write(self, request: Header, data: bytearray) -> Answer:
         """Write a file."""
-        with self._root() as root:
-            trees.write(root.fd, paths.encode(request["path"]), data, request["mode"])
+        trees.write(self._root(), paths.encode(request["path"]), data, request["mode"])
         return {}, []
 
     def op_get(self, request: Header, data: bytearray) -> Answer:
         """Return a tree."""
-        with self._root() as root:
-            return trees.get(root.fd, paths.encode(request["path"]), request["max_bytes"])
+        return trees.get(self._root(), paths.encode(request["path"]), request["max_bytes"])
 
     def op_put(self, request: Header, data: bytearray) -> Answer:
         """Write a tree."""
-        with self._root() as root:
-            trees.put(root.fd, paths.encode(request["path"]), request["rows"], data)
+        trees.put(self._root(), paths.encode(request["path"]), request["rows"], data)
         return {}, []
 
     def op_diff(self, request: Header, data: bytearray) -> Answer:
         """Return what differs from the base."""
-        with self._root() as root:
-            return trees.diff(root.fd, self.config["base"], request["max_bytes"])
+        return trees.diff(self._root(), self.config["base"], request["max_bytes"])
 
     def op_reset(self, request: Header, data: bytearray) -> Answer:
         """Make everything as new, here or by way of the supervisor."""
@@ -113,16 +117,26 @@ class Server:
             os._exit(RESET_EXIT)
         self.sessions.forget()
         self.family.sweep()
-        for folder in (*self.config["clean"], self.config["workspace"]):
-            if os.path.isdir(folder):
-                trees.clear(folder)
-        commands.remove_ipc()
-        if self.config["base"]:
-            trees.copy(self.config["base"], self.config["workspace"])
+        for folder in self.config["clean"]:
+            if folder in self.modes:
+                trees.clear(folder, self.modes[folder])
+        if os.getpid() == 1:  # else the objects are those of others too
+            commands.remove_ipc()
+        if not os.path.samestat(os.lstat(self.config["workspace"]), os.fstat(self.root)):
+            raise OSError("the workspace was moved")
+        trees.restore(self._root(), self.config["base"])
+        os.fchmod(self.root, self.modes[self.config["workspace"]])
         return {"ready": True}, []
 
-    def _root(self) -> trees.Folder:
-        return trees.Folder(self.config["workspace"])
+    def _root(self) -> int:
+        mode = os.fstat(self.root).st_mode & 0o7777
+        if mode & 0o700 != 0o700:
+            os.fchmod(self.root, mode | 0o700)
+        return self.root
+
+
+def _mode(path: str) -> int:
+    return os.stat(path).st_mode & 0o7777
 
 
 def _said(error: OSError | ValueError, request: Header) -> str:
@@ -144,6 +158,7 @@ def serve(config: Mapping[str, Any], pipe: wire.Pipe) -> None:
     parts: list[bytes | bytearray] = []
     while True:
         pipe.send(header, *parts)
+        server.maker.idle()
         request, data = pipe.receive()
         header, parts = server.answer(request, data)
         header["n"] = request.get("n")

@@ -48,6 +48,8 @@ class Family:
         self.wake, waker = os.pipe()
         os.set_blocking(self.wake, False)
         os.set_blocking(waker, False)
+        self.watched: dict[int, int | None] = {}
+        """Processes whose ends are remembered, with their statuses; None while they live."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
 
@@ -67,6 +69,8 @@ class Family:
             if not pid:
                 return found
             found[pid] = status
+            if pid in self.watched:
+                self.watched[pid] = status
 
     def sweep(self, keep: Collection[int] = ()) -> None:
         """Kill and reap everything that descends from this process, but for some children and what is below them.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 PIECE = 1 << 20
+ROW = 64
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
 
 
@@ -32,18 +33,22 @@ class Folder:
         os.close(self.fd)
 
 
-def read(root: int, path: bytes, n: int) -> bytearray:
-    """Return a file's content, one byte more than asked for where it is longer.
+def read(root: int, path: bytes, n: int) -> bytes | bytearray:
+    """Return a file's content.
 
     Raises:
-        ValueError: It is no ordinary file.
+        ValueError: It is no ordinary file, or longer than that.
         OSError: It cannot be read.
     """
     fd = paths.open_below(root, path, READ)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        entry = os.fstat(fd)
+        if not stat.S_ISREG(entry.st_mode):
             raise ValueError(f"{paths.decode(path)}: expected a file, got something else")
-        return _content(fd, n + 1)
+        data = _content(fd, n + 1) if entry.st_size <= n else b""
+        if max(entry.st_size, len(data)) > n:
+            raise ValueError(f"{paths.decode(path)}: expected at most {n} bytes, got {max(entry.st_size, len(data))}")
+        return data
     finally:
         os.close(fd)
 
@@ -71,40 +76,51 @@ def get(root: int, path: bytes, n: int) -> Answer:
     top = paths.folder(root, path)
     try:
         for name, entry in walk(top):
-            n -= _take(top, name, entry, rows, parts, n)
+            if stat.S_IFMT(entry.st_mode) in KINDS:
+                n -= _take(top, name, entry, rows, parts, n)
     finally:
         os.close(top)
     return {"rows": rows}, parts
 
 
 def put(root: int, path: bytes, rows: Sequence[Sequence[Any]], data: bytearray) -> None:
-    """Write a tree below a folder; links come last, so that nothing is written through them."""
+    """Write a tree below a folder, in the place of what has its names; None as a kind removes.
+
+    Links come late, so that nothing is written through them, and folders' modes last, so that they forbid nothing.
+    """
     top, at, rest = paths.folder(root, path or b".", make=True), 0, memoryview(data)
-    links = []
+    order = {None: 0, "folder": 1, "file": 2, "link": 3}
+    contents = []
+    for row in rows:
+        contents.append((row, rest[at : at + row[3]]))
+        at += row[3]
     try:
-        for name, kind, mode, size in rows:
-            where, content, at = paths.encode(name), rest[at : at + size], at + size
+        for (name, kind, mode, _), content in sorted(contents, key=lambda one: order[one[0][1]]):
+            where = paths.encode(name)
             if kind == "folder":
-                fd = paths.folder(top, where, links=False, make=True)
-                os.fchmod(fd, mode)
-                os.close(fd)
-            elif kind == "link":
-                links.append((where, bytes(content)))
-            else:
-                above, _, last = where.rpartition(b"/")
-                parent = paths.folder(top, above or b".", links=False, make=True)
-                try:
-                    paths.place(parent, last, content, mode)
-                finally:
-                    os.close(parent)
-        for where, target in links:
+                os.close(paths.folder(top, where, links=False, make=True))
+                continue
             above, _, last = where.rpartition(b"/")
-            parent = paths.folder(top, above or b".", links=False, make=True)
             try:
-                paths.remove(parent, last)
-                os.symlink(target, last, dir_fd=parent)
+                parent = paths.folder(top, above or b".", links=False, make=kind is not None)
+            except OSError:
+                if kind is None:
+                    continue
+                raise
+            try:
+                if kind != "file" or _is_folder(parent, last):
+                    paths.remove(parent, last)
+                if kind == "link":
+                    os.symlink(bytes(content), last, dir_fd=parent)
+                elif kind == "file":
+                    paths.place(parent, last, content, mode)
             finally:
                 os.close(parent)
+        for name, kind, mode, _ in reversed(rows):
+            if kind == "folder":
+                fd = paths.folder(top, paths.encode(name), links=False)
+                os.fchmod(fd, mode)
+                os.close(fd)
     finally:
         os.close(top)
 
@@ -116,17 +132,85 @@ def diff(root: int, base: str | None, n: int) -> Answer:
     """
     rows: list[list[Any]] = []
     parts: list[bytes | bytearray] = []
-    now = dict(walk(root))
+    now = _nodes(root)
     if base is None:
         for name, entry in now.items():
             n -= _take(root, name, entry, rows, parts, n)
         return {"rows": rows, "gone": []}, parts
     with Folder(base) as old:
-        before = dict(walk(old.fd))
+        before = _nodes(old.fd)
         for name, entry in now.items():
             if name not in before or not _same(root, entry, old.fd, before[name], name):
                 n -= _take(root, name, entry, rows, parts, n)
         return {"rows": rows, "gone": [paths.decode(name) for name in before if name not in now]}, parts
+
+
+def restore(root: int, base: str | None) -> None:
+    """Give a folder the content of a base again; what compares equal stays."""
+    if base is None:
+        return paths.empty(root)
+    with Folder(base) as old:
+        before, now = dict(walk(old.fd)), dict[bytes, os.stat_result]()
+        try:
+            for name, entry in walk(root):
+                if name not in before or not _alike(root, entry, old.fd, before[name], name):
+                    _remove(root, name)
+                else:
+                    now[name] = entry
+        except OSError:  # such as paths too long to open
+            paths.empty(root)
+            now.clear()
+        for name, entry in before.items():
+            if name not in now:
+                _copy_node(old.fd, root, name, entry)
+        for name, entry in reversed(before.items()):
+            if not stat.S_ISLNK(entry.st_mode):
+                fd = paths.open_below(root, name, READ, links=False)
+                os.fchmod(fd, stat.S_IMODE(entry.st_mode))
+                os.utime(fd, ns=(entry.st_mtime_ns, entry.st_mtime_ns))
+                os.close(fd)
+
+
+def _alike(root: int, entry: os.stat_result, old: int, before: os.stat_result, path: bytes) -> bool:
+    """Whether something may stay: a folder, or a file or link of that content and no other name."""
+    if stat.S_ISDIR(entry.st_mode):
+        return stat.S_ISDIR(before.st_mode)
+    return entry.st_nlink == 1 and _same(root, entry, old, before, path)
+
+
+def _remove(root: int, path: bytes) -> None:
+    above, _, name = path.rpartition(b"/")
+    parent = paths.folder(root, above or b".", links=False)
+    try:
+        paths.remove(parent, name)
+    finally:
+        os.close(parent)
+
+
+def _copy_node(old: int, root: int, path: bytes, entry: os.stat_result) -> None:
+    above, _, name = path.rpartition(b"/")
+    parent = paths.folder(root, above or b".", links=False)
+    try:
+        if stat.S_ISDIR(entry.st_mode):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        elif stat.S_ISLNK(entry.st_mode):
+            os.symlink(_link(old, path), name, dir_fd=parent)
+        else:
+            a, b = paths.open_below(old, path, READ, links=False), os.open(name, paths.CREATE, 0o600, dir_fd=parent)
+            _copy_file(a, b, entry)
+    finally:
+        os.close(parent)
+
+
+def _is_folder(parent: int, name: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _nodes(root: int) -> dict[bytes, os.stat_result]:
+    return {name: entry for name, entry in walk(root) if stat.S_IFMT(entry.st_mode) in KINDS}
 
 
 def copy(base: str, workspace: str) -> None:
@@ -141,7 +225,7 @@ def copy(base: str, workspace: str) -> None:
             elif stat.S_ISDIR(entry.st_mode):
                 os.mkdir(target, 0o700)
             else:
-                _copy_file(source, target, entry)
+                _copy_file(os.open(source, READ), os.open(target, paths.CREATE, 0o600), entry)
     for at, folders, _ in os.walk(base, topdown=False):
         for name in folders:
             source = os.path.join(at, name)
@@ -152,23 +236,28 @@ def copy(base: str, workspace: str) -> None:
                 os.utime(target, ns=(entry.st_mtime_ns, entry.st_mtime_ns))
 
 
-def clear(folder: str) -> None:
-    """Empty a folder and keep it."""
-    mode = stat.S_IMODE(os.stat(folder).st_mode)
-    above, _, name = folder.rstrip("/").rpartition("/")
-    parent = os.open(above or "/", paths.FOLDER)
+def clear(folder: str, mode: int) -> None:
+    """Empty a folder, whatever commands made of it, and give it its mode."""
+    entry = os.lstat(folder) if os.path.lexists(folder) else None
+    if entry is None or not stat.S_ISDIR(entry.st_mode):  # never followed: a link leads anywhere
+        if entry:
+            os.unlink(folder)
+        os.mkdir(folder)
+    elif entry.st_mode & 0o700 != 0o700 and entry.st_uid == os.geteuid():
+        os.chmod(folder, 0o700)
+    top = os.open(folder, paths.FOLDER | os.O_NOFOLLOW)
     try:
-        paths.empty(parent, os.fsencode(name))
+        paths.empty(top)
+        if stat.S_IMODE(os.fstat(top).st_mode) != mode:
+            os.fchmod(top, mode)
     finally:
-        os.close(parent)
-        if stat.S_IMODE(os.stat(folder).st_mode) != mode:
-            os.chmod(folder, mode)
+        os.close(top)
 
 
 def walk(top: int) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield path and status of files, folders and links below a folder, what contains before the contained.
+    """Yield path and status of everything below a folder, what contains before the contained.
 
-    What cannot be looked into is opened up first, as it is the same user's; other kinds of entries are left out.
+    What cannot be looked into is opened up first, as it is the same user's; what is gone meanwhile has nothing in it.
     """
     stack = [b""]
     while stack:
@@ -177,13 +266,16 @@ def walk(top: int) -> Iterator[tuple[bytes, os.stat_result]]:
             fd = paths.open_below(top, at or b".", paths.FOLDER, links=False)
         except PermissionError:
             fd = _opened_up(top, at)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         try:
-            names = sorted(map(os.fsencode, os.listdir(fd)))
-            for name in names:
-                entry = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            for name in sorted(map(os.fsencode, os.listdir(fd))):
+                try:
+                    entry = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
                 path = at + b"/" + name if at else name
-                if stat.S_IFMT(entry.st_mode) in KINDS:
-                    yield path, entry
+                yield path, entry
                 if stat.S_ISDIR(entry.st_mode):
                     stack.append(path)
         finally:
@@ -234,17 +326,19 @@ def _take(
     content: bytes | bytearray = data
     if kind == "link":
         content = _link(root, path)
-    elif kind == "file":
+    elif kind == "file" and entry.st_size <= n:
         fd = _open(root, path)
         try:
             content = _content(fd, n + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
         finally:
             os.close(fd)
-    if len(content) > n:
-        raise ValueError(f"{paths.decode(path)}: more bytes than a tree may have")
+    # Names count four times what they may take in a header, of which the host reads a quarter of a tree's bytes.
+    cost = max(len(content), entry.st_size if kind == "file" else 0) + 4 * (ROW + 6 * len(path))
+    if cost > n:
+        raise ValueError(f"{paths.decode(path)}: with it the tree is larger than a tree may be")
     rows.append([paths.decode(path), kind, stat.S_IMODE(entry.st_mode) & 0o777, len(content)])
     parts.append(content)
-    return len(content)
+    return cost
 
 
 def _same(root: int, entry: os.stat_result, old: int, before: os.stat_result, path: bytes) -> bool:
@@ -258,10 +352,16 @@ def _same(root: int, entry: os.stat_result, old: int, before: os.stat_result, pa
         return True
     if entry.st_size != before.st_size:
         return False
-    a, b = _open(root, path), _open(old, path)
+    a = _open(root, path)
+    try:
+        b = _open(old, path)
+    except OSError:
+        os.close(a)
+        raise
+    n = min(PIECE, entry.st_size + 1)
     try:
         while True:
-            left, right = os.read(a, PIECE), os.read(b, PIECE)
+            left, right = os.read(a, n), os.read(b, n)
             if left != right:
                 return False
             if not left:
@@ -278,9 +378,8 @@ def _content(fd: int, n: int) -> bytearray:
     return data
 
 
-def _copy_file(source: str, target: str, entry: os.stat_result) -> None:
-    a = os.open(source, READ)
-    b = os.open(target, paths.CREATE, 0o600)
+def _copy_file(a: int, b: int, entry: os.stat_result) -> None:
+    """Copy what is open as one file to another, and close both."""
     try:
         while os.sendfile(b, a, None, 1 << 30):  # type: ignore[arg-type]
             pass
