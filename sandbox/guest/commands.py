@@ -71,6 +71,13 @@ class Output:
         del self.tail[: max(0, len(self.tail) - self._n_tail)]
 
 
+def above(fd: int, highest: int) -> int:
+    """Return a copy of a descriptor with a number above another; how many there may be can be a small number."""
+    while (copy := os.dup(fd)) <= highest:
+        fd = copy
+    return copy
+
+
 class Maker:
     """Starts commands as the settings want them."""
 
@@ -111,7 +118,7 @@ class Maker:
             os.setsid()
             for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)  # which are ignored here, and an exec would keep so
-            moved = {at: os.dup2(fd, 100 + at) for at, fd in fds.items()}
+            moved = {at: above(fd, max(fds)) for at, fd in fds.items()}
             for fd in range(max(fds) + 1):
                 if fd in moved:
                     os.dup2(moved[fd], fd)
