@@ -91,7 +91,7 @@ class Args:
     """Held-out games that decide; never trained on, never selected on."""
     n_probe: int = 20
     """Fixed validation games behind the curve."""
-    probe_every: int = 10
+    probe_every: int = 20
     """Train steps between two points of the curve."""
     save_every: int = 10
     """Train steps between two checkpoints."""
