@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import posixpath
 import select
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from milepost.sandbox.core import Node, Result, SandboxError, Session, Settings
+from milepost.sandbox.core import Node, Result, SandboxError, Session
+from milepost.sandbox.hosts import Host, wait
 
 GRACE_S = 15.0
 """What a guest may take beyond a command's own time."""
@@ -25,51 +24,6 @@ START_S = 60.0
 """What a start, or a reset, may take: the base may have to be copied."""
 UNREADABLE = "the guest answered something unreadable"
 KINDS = ("file", "folder", "link")
-
-
-class Link(Protocol):
-    """Two ends of pipes (or one socket) to a guest."""
-
-    def fileno(self) -> int:
-        """Return what to wait on for its answers."""
-        ...
-
-    def receive(self, n: int) -> bytes:
-        """Return up to so many bytes, none at its end."""
-        ...
-
-    def send(self, data: bytes | memoryview, end: float) -> None:
-        """Send all of it; raise ``TimeoutError`` if that is not done at a time of ``time.monotonic``."""
-        ...
-
-    def close(self) -> None:
-        """Close both ends; a second call does nothing."""
-        ...
-
-
-class Host(Protocol):
-    """How one backend starts and stops guests: all in which backends differ."""
-
-    backend: str
-    workspace: str
-    isolation: Mapping[str, Any]
-    settings: Settings
-
-    def start(self) -> Link:
-        """Start a guest with an untouched workspace."""
-        ...
-
-    def stop(self) -> None:
-        """Kill it with all that it started and remove what it left; a second call does nothing."""
-        ...
-
-    def why_gone(self) -> str:
-        """Say why the guest is gone, as far as can be told."""
-        ...
-
-    def place(self, mount: str) -> str:
-        """Return where commands find a mount."""
-        ...
 
 
 class GuestSandbox:
@@ -166,7 +120,8 @@ class GuestSandbox:
             if self._gone is None:
                 try:
                     self._send({"op": "reset"}, b"", time.monotonic() + START_S)
-                    return self._ready()
+                    self._ready()
+                    return
                 except SandboxError:
                     pass
             self._link.close()
@@ -268,7 +223,7 @@ class GuestSandbox:
         parts = []
         while n:
             try:
-                ready = _wait(self._link.fileno(), select.POLLIN, end)
+                ready = wait(self._link.fileno(), select.POLLIN, end)
                 part = self._link.receive(min(n, 1 << 20)) if ready else b""
             except (OSError, ValueError):
                 ready, part = True, b""
@@ -289,10 +244,7 @@ class GuestSandbox:
     def _below(self, path: str) -> str:
         """Return a path as relative to the workspace."""
         _no_nul("path", path)
-        if posixpath.isabs(path):
-            inside = posixpath.relpath(path, self.workspace)
-        else:
-            inside = posixpath.normpath(path)
+        inside = posixpath.relpath(path, self.workspace) if posixpath.isabs(path) else posixpath.normpath(path)
         if _outside(inside):
             raise ValueError(f"path: expected one below {self.workspace}, got {path!r}")
         return inside
@@ -327,65 +279,6 @@ class GuestSession:
     def close(self) -> None:
         """End it, and all that it started."""
         self._sandbox._ask({"op": "end", "name": self._name})
-
-
-class PipeLink:
-    """The two pipes of a child process."""
-
-    def __init__(self, to_guest: int, from_guest: int) -> None:
-        self._to, self._from, self._lock = to_guest, from_guest, threading.Lock()
-        os.set_blocking(to_guest, False)
-
-    @classmethod
-    def of(cls, process: subprocess.Popen[bytes]) -> PipeLink:
-        """Take over the pipes of a process."""
-        assert process.stdin and process.stdout
-        link = cls(os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
-        process.stdin.close()
-        process.stdout.close()
-        return link
-
-    def fileno(self) -> int:
-        """Return what to wait on for its answers."""
-        return self._from
-
-    def receive(self, n: int) -> bytes:
-        """Return up to so many bytes, none at its end."""
-        return os.read(self._from, n)
-
-    def send(self, data: bytes | memoryview, end: float) -> None:
-        """Send all of it; raise ``TimeoutError`` if that is not done at a time of ``time.monotonic``."""
-        rest = memoryview(data)
-        while rest:
-            try:
-                rest = rest[os.write(self._to, rest[: 1 << 20]) :]
-            except BlockingIOError:
-                if not _wait(self._to, select.POLLOUT, end):
-                    raise TimeoutError from None
-
-    def close(self) -> None:
-        """Close both ends; a second call does nothing."""
-        with self._lock:
-            for fd in {self._to, self._from} - {-1}:
-                os.close(fd)
-            self._to = self._from = -1
-
-
-def said_of(process: subprocess.Popen[bytes] | None) -> str:
-    """Return how a guest's process ended, in words."""
-    if process is None:
-        return "the guest was stopped"
-    try:
-        code = process.wait(1.0)
-    except subprocess.TimeoutExpired:
-        return "the guest closed its pipe"
-    return f"the guest was killed by signal {-code}" if code < 0 else f"the guest ended with exit code {code}"
-
-
-def _wait(fd: int, event: int, end: float) -> bool:
-    poll = select.poll()  # select knows no descriptor above 1,023
-    poll.register(fd, event)
-    return bool(poll.poll(max(0.0, end - time.monotonic()) * 1000))
 
 
 def _outside(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a sandbox is: settings in, results out; and the errors of the machine, which are nobody's mistake in the episode.
+"""What a sandbox is: settings in, results out; and errors of the machine, which are nobody's mistake in the episode.
 
 A container that dies, a page that crashes, an endpoint that times out. An episode in which a ``MachineError`` is raised
 ends as ``Stop.FAILED``: it is counted, shown, never scored and never trained on.

@@ -14,24 +14,39 @@ import socket
 import struct
 import tarfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from milepost.sandbox import bases, leftovers, runtime
-from milepost.sandbox.client import Link
 from milepost.sandbox.core import SandboxError, Settings
+from milepost.sandbox.hosts import Link
 
 SKELETON = "milepost/skeleton:1"
 UID = 1000
+FOLDERS = (
+    ".",
+    "base",
+    "dev",
+    "etc",
+    "etc/alternatives",
+    "opt",
+    "opt/milepost",
+    "proc",
+    "run",
+    "sys",
+    "usr",
+    "workspace",
+)
 WORKSPACE, BASE = "/workspace", "/base"
-TIMEOUT_S = 30.0
+TIMEOUT_S = 30
 """What the engine may take for anything that is asked of it."""
 HINT = "start a Docker engine (DOCKER_HOST says where it listens), or use bubblewrap"
 
 
-def engine(timeout_s: float = TIMEOUT_S) -> Any:
+def engine(timeout_s: int = TIMEOUT_S) -> Any:
     """Return a client of the engine that ``DOCKER_HOST`` names.
 
     Raises:
@@ -57,7 +72,7 @@ def capabilities() -> dict[str, Any]:
 @cache
 def _capabilities(host: str) -> dict[str, Any]:
     try:
-        client = engine(5.0)
+        client = engine(5)
         info = client.info()
     except ValueError as error:
         return {"available": False, "why": str(error).removeprefix("docker: ")}
@@ -105,7 +120,7 @@ class DockerHost:
                 f"docker: this engine enforces no limit of {', '.join(missing)}: name it in Settings.allow"
             )
         self._image = self._find_image()
-        self.isolation: dict[str, Any] = {
+        self.isolation: Mapping[str, Any] = {
             "backend": "docker",
             "version": said["version"],
             "image": settings.image or "skeleton with the host's /usr",
@@ -135,10 +150,8 @@ class DockerHost:
         """Remove the container; a second call does nothing."""
         container, self._container = self._container, None
         if container is not None:
-            try:
+            with suppress(Exception):  # gone already, or its engine is: then a later start removes it
                 container.remove(force=True, v=True)
-            except Exception:  # gone already, or its engine is: then a later start removes it
-                pass
 
     def why_gone(self) -> str:
         """Say why the guest is gone, as far as can be told."""
@@ -192,7 +205,7 @@ class DockerHost:
             "ipc_mode": "private",
             "shm_size": disk or 1 << 26,
             "log_config": {"type": "none"},
-            "tmpfs": {folder: f"uid={UID},gid={UID},mode=0755,exec{room}" for folder in (WORKSPACE, "/tmp")},
+            "tmpfs": dict.fromkeys((WORKSPACE, "/tmp"), f"uid={UID},gid={UID},mode=0755,exec{room}"),
             "volumes": {path: {"bind": place, "mode": "ro"} for path, place in binds.items()},
             "security_opt": security + (["seccomp=unconfined"] if "seccomp" in without else []),
             "ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
@@ -227,8 +240,7 @@ class DockerHost:
     def _python(self) -> str:
         if self.settings.image is None:
             return runtime.interpreter()
-        path = "python3"  # by the image's PATH
-        return path
+        return "python3"  # by the image's PATH
 
     def _find_image(self) -> str:
         import docker.errors
@@ -304,7 +316,7 @@ def skeleton() -> bytes:
             info.type, info.mode, info.size, info.linkname = kind, mode, len(data), link
             tar.addfile(info, io.BytesIO(data))
 
-        for name in (".", *"base dev etc etc/alternatives opt opt/milepost proc run sys usr workspace".split()):
+        for name in FOLDERS:
             add(name, tarfile.DIRTYPE, 0o755)
         add("tmp", tarfile.DIRTYPE, 0o1777)
         for name in ("bin", "lib", "lib64", "sbin"):

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from milepost.sandbox import bases, bwrap, folders, leftovers, limits, reach, runtime
-from milepost.sandbox.client import Link, PipeLink, said_of
 from milepost.sandbox.core import SandboxError, Settings
+from milepost.sandbox.hosts import Link, PipeLink, said_of
 
 PROTECTIONS = ("seccomp", "landlock", "signals", "network", "userns", *limits.LEAST)
 """What can be left out to show what it is good for; the guest knows ``dumpable``, ``sweep`` and ``paths`` besides."""

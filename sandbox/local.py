@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from milepost.sandbox import bases, leftovers, runtime
-from milepost.sandbox.client import Link, PipeLink, said_of
 from milepost.sandbox.core import Settings
+from milepost.sandbox.hosts import Link, PipeLink, said_of
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 

@@ -56,5 +56,3 @@ def repository(folder: Path) -> Path:
     (folder / "run.sh").chmod(0o755)
     (folder / "link").symlink_to("pkg/a.py")
     return folder
-
-

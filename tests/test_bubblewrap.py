@@ -214,7 +214,7 @@ def test_an_ordinary_user_has_every_default_limit() -> None:
     code = (
         "import json; from milepost.sandbox import bwrap, bubblewrap as b; from milepost.sandbox.client import *\n"
         f"bwrap.executable = lambda: {program!r}\n"
-        "from milepost.sandbox.core import Limits\n"
+        "from milepost.sandbox.core import Limits, Settings\n"
         "s = GuestSandbox(b.BubblewrapHost(Settings(limits=Limits(memory=1 << 27, processes=50))))\n"
         f"print(json.dumps([s.isolation, s.run({python(MEMORY)!r}).output, s.run({python(FORK)!r}).exit_code]))"
     )

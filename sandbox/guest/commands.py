@@ -229,9 +229,9 @@ class Maker:
                 value = value if hard == resource.RLIM_INFINITY else min(value, hard)
                 resource.setrlimit(number, (value, value))
         if self._confine:
-            from milepost.sandbox.guest import confine
+            from milepost.sandbox.guest import landlock
 
-            confine.command(self._confine)
+            landlock.command(self._confine)
 
 
 def take(output: Output, fd: int) -> bool:
@@ -272,10 +272,10 @@ def _become(argv: list[bytes], env: dict[bytes, bytes]) -> None:
 def remove_ipc() -> None:
     """Remove System V objects, which outlive their processes, of a namespace of our own."""
     libc = ctypes.CDLL(None)
-    for kind, remove in (
-        ("shm", lambda n: libc.shmctl(n, 0, None)),
-        ("sem", lambda n: libc.semctl(n, 0, 0)),
-        ("msg", lambda n: libc.msgctl(n, 0, None)),
+    for kind, remove, more in (
+        ("shm", libc.shmctl, (0, None)),
+        ("sem", libc.semctl, (0, 0)),
+        ("msg", libc.msgctl, (0, None)),
     ):
         try:
             with open(f"/proc/sysvipc/{kind}") as table:
@@ -283,4 +283,4 @@ def remove_ipc() -> None:
         except (OSError, ValueError):
             continue
         for number in ids:
-            remove(number)
+            remove(number, *more)

@@ -224,18 +224,6 @@ def status() -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
 
 
-def command(fences: list[str]) -> None:
-    """Put what becomes a command behind a fence of its own.
-
-    Args:
-        fences: ``signals``: it may signal only what it started; ``landlock``: it may trace only that.
-    """
-    from milepost.sandbox.guest import fence
-
-    if fences:
-        fence.enter(fence.MAKE_CHAR | fence.MAKE_BLOCK, scopes="signals" in fences)
-
-
 def join(groups: Iterable[int]) -> None:
     """Move into control groups, of which these are the open ``cgroup.procs``."""
     for fd in groups:

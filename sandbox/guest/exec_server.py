@@ -62,7 +62,8 @@ class Server:
         if data is None:
             return {"error": "no memory for so much data"}, []
         try:
-            return getattr(self, f"op_{request['op']}")(request, data)
+            answer: Answer = getattr(self, f"op_{request['op']}")(request, data)
+            return answer
         except (OSError, ValueError) as error:
             return {"error": _said(error, request)}, []
         except MemoryError:

@@ -1,90 +1,36 @@
 """The server where there are no namespaces: fenced in by Landlock and seccomp, and each command once more.
 
-The second fence keeps a command from signalling, tracing and reading the server that started it. Structures and numbers
-are those of the kernel's ``landlock.h``, which all architectures share.
+The second fence keeps a command from signalling, tracing and reading the server that started it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import struct
 import sys
 
-from milepost.sandbox.guest import confine, exec_server, processes, wire
+from milepost.sandbox.guest import confine, exec_server, landlock, processes, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
     from typing import Any
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 14
-MAKE_CHAR, MAKE_BLOCK, IOCTL_DEV = 1 << 6, 1 << 11, 1 << 15
-FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
-"""What can be allowed of something that is no folder."""
-READ = EXECUTE | READ_FILE | READ_DIR
-TCP, SCOPES = 0b11, 0b11
-"""Binding and connecting; abstract sockets and signals."""
-
-
-def version() -> int:
-    """Return the version of Landlock's interface, 0 where it is missing."""
-    return max(0, int(_libc.syscall(444, None, ctypes.c_size_t(0), 1)))
-
-
-def known(abi: int) -> int:
-    """Return the uses of files that a version can refuse."""
-    return (1 << (13 if abi < 2 else 14 if abi < 3 else 15 if abi < 5 else 16)) - 1
-
-
-def enter(files: int, rules: Sequence[tuple[str, int]] = (), *, tcp: bool = False, scopes: bool = False) -> None:
-    """Refuse uses of files, but for what rules allow below a path; TCP; signals and abstract sockets beyond the fence.
-
-    What the kernel's version does not know is not refused.
-
-    Raises:
-        OSError: Landlock is missing, or a path is.
-    """
-    abi = version()
-    files &= known(abi)
-    parts = [files, TCP if tcp and abi >= 4 else 0, SCOPES if scopes and abi >= 6 else 0]
-    attributes = struct.pack("<3Q", *parts)[: 8 if abi < 4 else 16 if abi < 6 else 24]
-    fence = _check(_libc.syscall(444, attributes, ctypes.c_size_t(len(attributes)), 0), "Landlock")
-    for path, uses in rules:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        if not os.path.isdir(path):
-            uses &= FILE
-        below = struct.pack("<Qi", uses & files, fd)
-        _check(_libc.syscall(445, fence, 1, below, 0), f"Landlock, for {path}")
-        os.close(fd)
-    confine.no_new_privileges()
-    _check(_libc.syscall(446, fence, 0), "Landlock")
-    os.close(fence)
 
 
 def enclose(config: Mapping[str, Any]) -> None:
     """Fence this process in, as the settings want it."""
     without: Collection[str] = config["without"]
-    uses = known(5)
-    rules = [(path, READ) for path in config["read"]] + [
-        (path, uses & ~MAKE_CHAR & ~MAKE_BLOCK) for path in config["write"]
+    uses = landlock.known(5)
+    rules = [(path, landlock.READ) for path in config["read"]] + [
+        (path, uses & ~landlock.MAKE_CHAR & ~landlock.MAKE_BLOCK) for path in config["write"]
     ]
-    rules += [(path, READ_FILE | WRITE_FILE | IOCTL_DEV) for path in config["devices"]]
+    rules += [(path, landlock.READ_FILE | landlock.WRITE_FILE | landlock.IOCTL_DEV) for path in config["devices"]]
     if "landlock" not in without:
-        enter(uses, rules, tcp=config["seccomp"]["network"] != "any", scopes="signals" not in without)
+        landlock.enter(uses, rules, tcp=config["seccomp"]["network"] != "any", scopes="signals" not in without)
     confine.drop_capabilities()
     confine.no_new_privileges()
     if "seccomp" not in without:
         program = confine.filtered(machine=os.uname().machine, guard=os.getpid(), without=without, **config["seccomp"])
         confine.seccomp(program)
-
-
-def _check(result: int, what: str) -> int:
-    if result < 0:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
-    return int(result)
 
 
 def main() -> None:
@@ -100,7 +46,7 @@ def main() -> None:
     config = wire.loads(sys.argv[1])
     if config["probe"]:
         enclose(config)
-        os.write(1, wire.dumps({"abi": version()}).encode())
+        os.write(1, wire.dumps({"abi": landlock.version()}).encode())
         return
     confine.join(config["groups"])
     pipe = exec_server.take_pipes()

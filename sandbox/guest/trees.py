@@ -381,7 +381,7 @@ def _content(fd: int, n: int) -> bytearray:
 def _copy_file(a: int, b: int, entry: os.stat_result) -> None:
     """Copy what is open as one file to another, and close both."""
     try:
-        while os.sendfile(b, a, None, 1 << 30):  # type: ignore[arg-type]
+        while os.sendfile(b, a, None, 1 << 30):
             pass
         os.fchmod(b, stat.S_IMODE(entry.st_mode))
         os.utime(b, ns=(entry.st_mtime_ns, entry.st_mtime_ns))

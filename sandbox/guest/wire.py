@@ -69,17 +69,17 @@ class Pipe:
 
 
 def _codec() -> tuple[Callable[[str], Any], Callable[[Any], str]]:
-    """Return what reads and writes JSON: the C half of ``json``, whose other half takes as long to import as a start."""
+    """Return what reads and writes JSON: the C half of ``json``, as importing the other takes as long as a start."""
     try:
         import _json
 
         class Context:
             strict, object_hook, object_pairs_hook = False, None, None
             parse_float, parse_int, parse_constant = float, int, float
-            memo: dict[str, str] = {}
+            memo: dict[str, str] = {}  # noqa: RUF012
 
         scan = _json.make_scanner(Context())  # type: ignore[arg-type]
-        encode = _json.make_encoder(None, repr, _json.encode_basestring_ascii, None, ": ", ", ", False, False, True)  # type: ignore[arg-type]
+        encode = _json.make_encoder(None, repr, _json.encode_basestring_ascii, None, ": ", ", ", False, False, True)
         if (
             scan('{"a": [1, 0.5, null]}', 0)[0] == {"a": [1, 0.5, None]}
             and "".join(encode([{"a": 1}], 0)) == '[{"a": 1}]'
