@@ -32,7 +32,7 @@ def start(make: Callable[[], T]) -> T:
     thread that started it ends."""
     global _starter
     if _starter is None or _starter[0] != os.getpid():
-        _starter = os.getpid(), ThreadPoolExecutor(1, "milepost-starter")
+        _starter = os.getpid(), ThreadPoolExecutor(1, "sandbox-starter")
     return _starter[1].submit(make).result()
 
 

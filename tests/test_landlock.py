@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,16 +61,17 @@ def test_a_protection_refuses_what_is_possible_without_it(name: str, attempt: li
         assert without.isolation != intact.isolation
 
 
-def test_the_hosts_files_are_neither_read_nor_written(intact: GuestSandbox, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("secret")
-    for at in (secret, tmp_path, *tmp_path.parents[:2]):
-        at.chmod(0o777 if at != secret else 0o666)
-    said = intact.run(f"cat {secret}; echo x > {secret}; touch {tmp_path}/x; ls {tmp_path}; ln {secret} link").output
-    assert said.count("Permission denied") + said.count("cross-device") == 5
-    assert secret.read_text() == "secret"
-    with sandbox("landlock") as without:
-        assert without.run(f"cat {secret}").output == "secret"
+def test_the_hosts_files_are_neither_read_nor_written(intact: GuestSandbox) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        secret = Path(folder, "secret")
+        secret.write_text("secret")
+        Path(folder).chmod(0o777)
+        secret.chmod(0o666)
+        said = intact.run(f"cat {secret}; echo x > {secret}; touch {folder}/x; ls {folder}; ln {secret} link").output
+        assert said.count("Permission denied") + said.count("cross-device") == 5
+        assert secret.read_text() == "secret"
+        with sandbox("landlock") as without:
+            assert without.run(f"cat {secret}").output == "secret"
 
 
 def test_its_server_can_be_killed_only_by_commands_without_a_fence(intact: GuestSandbox) -> None:
