@@ -5,13 +5,14 @@
 # RECIPE and FLAGS change what is trained:  make train FLAGS='--seed 1 --out runs/one'
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-EXTRAS ?= train,textworld,images,eval,serve,mcp,export,dev
+EXTRAS ?= train,textworld,images,eval,serve,mcp,export,docker,dev
 RECIPE ?= textworld_guide
 FLAGS ?=
 PROCESSES ?= 2
 JOBS ?= 2
 
 BIN := .venv/bin
+COMMA := ,
 # MALLOC_MMAP_THRESHOLD_: tensors of a megabyte go back to the system when they are freed, so that heaps do not fill with holes.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576 TOKENIZERS_PARALLELISM=false
 
@@ -21,7 +22,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MALLOC_ARENA_MAX=2 MALLOC_MMAP
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "milepost needs Python 3.11 or newer; make PYTHON=python3.x names one")'
 	$(PYTHON) -m venv $(if $(filter installed,$(TORCH)),--system-site-packages) .venv
 	$(if $(filter installed,$(TORCH)),,$(BIN)/pip install -c .ci/constraints.txt $(TORCH))
-	$(BIN)/pip install -c .ci/constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/pip install -c .ci/constraints.txt -e '.[$(EXTRAS)$(if $(shell command -v bwrap),,$(COMMA)bubblewrap)]'
 	@touch $@
 
 install:

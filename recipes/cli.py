@@ -119,7 +119,7 @@ def check(argv: Sequence[str]) -> int:
 
 def credit(argv: Sequence[str]) -> int:
     """List credit methods, check one, or compute worked examples."""
-    from milepost.recipes.credit_cli import credit as command
+    from milepost.recipes.credit import credit as command
 
     return command(argv)
 
@@ -184,6 +184,20 @@ def mcp(argv: Sequence[str]) -> int:
     return command(argv)
 
 
+def sandbox(argv: Sequence[str]) -> int:
+    """Say what sandboxes there are, or attack one."""
+    from milepost.recipes.sandbox import command
+
+    return command(argv)
+
+
+def swe(argv: Sequence[str]) -> int:
+    """Build software-engineering tasks."""
+    from milepost.recipes.swe import command
+
+    return command(argv)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "RECIPE [flags]                train an agent by a recipe"),
     "eval": (eval_, "TASKS --agent A [flags]       evaluate an agent, headless"),
@@ -196,6 +210,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "check": (check, "ID [--json]                   check an environment, ours or yours, against the contract"),
     "credit": (credit, "list | check | vectors        list and check credit methods, compute worked examples"),
     "serve": (serve, "MODEL [flags]                 a model as an OpenAI-compatible endpoint"),
+    "sandbox": (sandbox, "list | attack                 what isolates commands here, and whether it holds"),
+    "swe": (swe, "build [flags]                 make software-engineering tasks of real packages"),
     "mcp": (mcp, "ENV [flags]                   an environment as an MCP server"),
 }
 

@@ -10,7 +10,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("sandbox", "envs", "credit", "agents", "recipes")
 ROOMS = (
-    *("envs.tooldesk", "credit.peers", "credit.combine", "credit.visual", "credit.audit"),
+    *(
+        "sandbox.guest",
+        "sandbox.attacks",
+        "envs.swe",
+        "envs.tooldesk",
+        "credit.peers",
+        "credit.combine",
+        "credit.visual",
+        "credit.audit",
+    ),
     *("recipes.evaluate", "recipes.vectors"),
 )
 """Folders that the picture shows as one: many files of one kind."""

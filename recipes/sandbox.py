@@ -1,0 +1,112 @@
+"""``milepost sandbox list | attack``: what isolates commands here, which limits it enforces, and whether it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
+
+from milepost.envs.names import did_you_mean
+from milepost.recipes.console import parse
+
+
+@dataclass
+class ListArgs:
+    """List the sandboxes that are there, with what each enforces."""
+
+    json: bool = False
+    """Print JSON for a machine."""
+
+
+@dataclass
+class AttackArgs:
+    """Attack a sandbox; exit code 1 when something is not refused that the backend is to refuse."""
+
+    backend: str = "auto"
+    """``docker``, ``bubblewrap``, ``landlock``, or ``auto``: docker where an engine answers, else bubblewrap."""
+    only: tuple[str, ...] = ()
+    """Names of attacks; without it, all."""
+    controls: bool = False
+    """Play each where the one protection that refuses it is missing, instead: it is to succeed."""
+    json: bool = False
+    """Print JSON for a machine: a list of ``name``, ``refused``, ``detail``."""
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run ``milepost sandbox``."""
+    commands = {"list": list_, "attack": attack}
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: milepost sandbox list [--json] | attack [--backend B] [--only NAME ...] [--controls] [--json]")
+        return 0 if argv else 2
+    if argv[0] not in commands:
+        near = did_you_mean(argv[0], commands)
+        raise ValueError(f"milepost sandbox: no command {argv[0]!r}{near}; there are: {', '.join(commands)}")
+    return commands[argv[0]](argv[1:])
+
+
+def attack(argv: Sequence[str]) -> int:
+    """Play attacks on a backend and say what came of each."""
+    args = parse(AttackArgs, argv, prog="milepost sandbox attack")
+    from milepost.sandbox.attacks import suite
+    from milepost.sandbox.make import resolve
+
+    backend = resolve(args.backend)
+    if backend == "local":
+        raise ValueError("milepost sandbox attack: local isolates nothing, and attacks would meet this machine")
+    known = {found.name: found for found in suite.ATTACKS}
+    for name in args.only:
+        if name not in known:
+            raise ValueError(f"no attack {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
+    chosen = tuple(known[name] for name in args.only) or suite.ATTACKS
+    said = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True)
+    rows: list[suite.Row] = []
+    with said:
+        if args.controls:
+            for one in said.track(chosen, description=f"controls on {backend}"):
+                row = suite.control(backend, one)
+                rows.append(row if isinstance(row, suite.Row) else suite.Row(one.name, one.about, None, row))
+        else:
+            rows.extend(said.track(suite.play(backend, chosen), total=len(chosen), description=f"attacks on {backend}"))
+    if args.json:
+        print(json.dumps([{"name": r.name, "refused": r.refused, "detail": r.detail} for r in rows], indent=2))
+    else:
+        table = Table("attack", "refused", "what it tried", "what came of it")
+        for r in rows:
+            word = {True: "yes", False: "[bold]no[/]", None: "-"}[r.refused]
+            table.add_row(r.name, word, r.about, escape(r.detail))
+        Console().print(table)
+    wrong = [r.name for r in rows if r.refused is args.controls]
+    if not args.controls and backend == "landlock":
+        wrong = [name for name in wrong if not known[name].hole]
+    return int(bool(wrong))
+
+
+def list_(argv: Sequence[str]) -> int:
+    """List the backends."""
+    args = parse(ListArgs, argv, prog="milepost sandbox list")
+    from milepost.sandbox.make import capabilities
+
+    found = capabilities()
+    if args.json:
+        print(json.dumps(found, indent=2, default=str))
+    else:
+        Console().print(_table(found))
+    return 0
+
+
+def _table(found: dict[str, dict[str, Any]]) -> Table:
+    names = ("memory", "processes", "cpus", "disk", "files", "network")
+    table = Table("backend", "version", *names)
+    for backend, said in found.items():
+        if said["available"]:
+            limits = said["limits"]
+            table.add_row(backend, str(said.get("version") or ""), *(str(limits.get(name) or "-") for name in names))
+        else:
+            table.add_row(backend, f"[dim]not there: {said['why']}", *[""] * len(names))
+    return table

@@ -1,0 +1,98 @@
+"""What an attack is: something tried in a sandbox, a judge of what came of it, and a control that shows it works."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from milepost.sandbox.attacks import prelude
+from milepost.sandbox.core import Result
+
+if TYPE_CHECKING:
+    from milepost.sandbox.attacks.stage import Stage
+
+REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EROFS)
+"""With which errors any system call may be refused; attacks name others that are refusals of theirs."""
+
+
+class AttackError(Exception):
+    """The attack itself broke: there is no verdict, and none may be assumed."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of an attack."""
+
+    refused: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Control:
+    """The one protection that is left out so that the same payload succeeds; everything else stays as it was."""
+
+    without: frozenset[str] = frozenset()
+    """Protections of the host, by the names that its ``capabilities`` have."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """Limits that are set otherwise: None lifts one."""
+    shows: tuple[str, ...] = ()
+    """Parts of the stage that are mounted into the sandbox, at the place that they have on the host."""
+    lifted: bool = False
+    """Whether the attack itself lifts it (``Stage.lifted``): a parameter of the sandbox's methods."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Something that code in a sandbox may try, and must not reach."""
+
+    name: str
+    about: str
+    play: Callable[[Stage], Verdict]
+    control: Control | str
+    """How it succeeds; or why that cannot be shown without harm."""
+    controls: Mapping[str, Control | str] = field(default_factory=dict)
+    """By backend, where it differs."""
+    hole: str = ""
+    """Why landlock does not refuse it; empty where it does."""
+
+    def control_on(self, backend: str) -> Control | str:
+        """Return the control on a backend, or why there is none."""
+        return self.controls.get(backend, self.control)
+
+
+def without(*names: str, **limits: Any) -> Control:
+    """Return a control that leaves out protections of the host, and sets limits otherwise."""
+    return Control(frozenset(names), limits)
+
+
+def script(payload: Callable[..., str], given: Mapping[str, Any], also: tuple[int, ...] = ()) -> str:
+    """Return a payload as a program that runs by itself inside a sandbox."""
+    start = inspect.getsource(prelude)
+    call = f"main({payload.__name__}, json.loads({json.dumps(dict(given))!r}), {[*REFUSALS, *also]})"
+    return f"{start}\n\n{inspect.getsource(payload)}\n\n{call}\n"
+
+
+def read_verdict(result: Result) -> Verdict:
+    """Return what a payload said of itself.
+
+    Raises:
+        AttackError: It said nothing: it crashed, or its time was over.
+    """
+    last = (result.output.strip().splitlines() or [""])[-1]
+    if result.exit_code != 0 or not last.startswith("verdict "):
+        raise AttackError(f"exit code {result.exit_code}, and no verdict: {result.output.strip()[-300:]!r}")
+    done, detail = json.loads(last.removeprefix("verdict "))
+    return Verdict(not done, detail)
+
+
+def inside(payload: Callable[..., str], *also: int, **given: Any) -> Callable[[Stage], Verdict]:
+    """Return how to play an attack that is all payload and is judged by what this one achieved."""
+
+    def play(stage: Stage) -> Verdict:
+        return stage.inside(payload, *also, **given)
+
+    return play

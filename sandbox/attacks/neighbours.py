@@ -1,0 +1,139 @@
+"""Attacks on other sandboxes, and on what comes after in the same one."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import time
+from secrets import randbits, token_hex
+
+from milepost.sandbox.attacks.core import Attack, Control, Verdict, without
+from milepost.sandbox.attacks.prelude import Refused, call, libc
+from milepost.sandbox.attacks.stage import Stage
+
+
+def _search(paths: list[str], secret: str) -> str:
+    n_seen = 0
+    roots = [f"/proc/{pid}/{kind}" for pid in os.listdir("/proc") if pid.isdigit() for kind in ("root", "cwd")]
+    for root in ["", *roots]:
+        for path in paths:
+            at = root + path if not root.endswith("cwd") else f"{root}/{os.path.basename(path)}"
+            try:
+                with open(at) as file:
+                    n_seen += 1
+                    if secret in file.read(1000):
+                        return f"read {at}"
+            except OSError:
+                continue
+    raise Refused(f"{len(roots) + 1} roots, {n_seen} files that can be read, the secret in none")
+
+
+def _kill(marker: str) -> str:
+    killed = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                line = file.read()
+            if marker.encode() in line and int(pid) != os.getpid():
+                os.kill(int(pid), signal.SIGKILL)
+                killed += 1
+        except OSError:
+            continue
+    if killed:
+        return f"killed {killed} processes"
+    raise Refused("no process of it can be killed")
+
+
+def _keep(key: int, text: str) -> str:
+    # 0o1666: made if it is not there, for everybody.
+    at = call("shmget", key, 4096, 0o1666)
+    libc.shmat.restype = ctypes.c_void_p
+    ctypes.memmove(libc.shmat(at, None, 0), text.encode(), len(text))
+    return "kept"
+
+
+def _find(key: int, text: str) -> str:
+    at = call("shmget", key, 4096, 0)
+    libc.shmat.restype = ctypes.c_void_p
+    found = ctypes.string_at(libc.shmat(at, None, 0), len(text)).decode()
+    if found != text:
+        raise Refused("found something else")
+    return "found what another left in shared memory"
+
+
+def _remains(paths: list[str], key: int, text: str) -> str:
+    found = [path for path in paths if os.path.exists(path)]
+    try:
+        call("shmget", key, 4096, 0)
+        found.append("shared memory")
+    except OSError:
+        pass
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if text.encode() in file.read() and int(pid) != os.getpid():
+                    found.append(f"process {pid}")
+        except OSError:
+            continue
+    if found:
+        return f"found {', '.join(found)}"
+    raise Refused("nothing is left")
+
+
+def _files(stage: Stage) -> Verdict:
+    other, secret = stage.neighbour(), token_hex(8)
+    home = other.run("echo $HOME").output.strip()
+    places = [f"{folder}/left-{secret}" for folder in (other.workspace, home, "/dev/shm")]
+    waits = f"for at in {' '.join(places)}; do echo {secret} > $at; done 2> /dev/null; sleep 20 > /dev/null &"
+    other.session("other").run(f"cd {other.workspace}; {waits}")
+    # Its name is no secret: what is asked is whether there is a way to it.
+    return stage.inside(_search, paths=places, secret=secret)
+
+
+def _processes(stage: Stage) -> Verdict:
+    other, marker = stage.neighbour(), token_hex(8)
+    session = other.session("other")
+    session.run(f"bash -c 'sleep 20; true' {marker} > /dev/null 2>&1 &")
+    said = stage.inside(_kill, marker=marker)
+    time.sleep(0.1)
+    lives = session.run("jobs -r").output.strip()
+    return Verdict(bool(lives), said.detail if lives else "a process of another sandbox died")
+
+
+def _shared_memory(stage: Stage) -> Verdict:
+    other, key, text = stage.neighbour(), randbits(30), token_hex(8)
+    kept = stage.inside(_keep, sandbox=other, key=key, text=text)
+    if kept.refused:
+        return Verdict(True, f"no shared memory: {kept.detail}")
+    return stage.inside(_find, errno.ENOENT, key=key, text=text)
+
+
+def _left(stage: Stage) -> Verdict:
+    sandbox, key, text = stage.sandbox, randbits(30), token_hex(8)
+    places = [f"{folder}/left-{text}" for folder in (sandbox.workspace, stage.home(), "/tmp", "/dev/shm")]
+    sandbox.run("for at in " + " ".join(places) + "; do echo left > $at; done 2> /dev/null")
+    stage.inside(_keep, key=key, text=text)
+    sandbox.session("left").run(f"setsid bash -c 'sleep 20; true' {text} > /dev/null 2>&1 &")
+    if not stage.lifted:
+        sandbox.reset()
+    return stage.inside(_remains, paths=places, key=key, text=text)
+
+
+TOO_MANY = "files, processes and users all keep sandboxes apart: what would remain without them is no sandbox"
+SHARED = "landlock has no namespace for System V shared memory; only its permissions count"
+ATTACKS = [
+    Attack("other-files", "Looks for another sandbox's files, knowing their names.", _files, TOO_MANY),
+    Attack("other-processes", "Kills another sandbox's processes.", _processes, without("pid")),
+    Attack(
+        "other-memory", "Finds shared memory that another sandbox left.", _shared_memory, without("ipc"), hole=SHARED
+    ),
+    Attack(
+        "remains",
+        "Finds what the episode before it left: files, memory, processes.",
+        _left,
+        Control(lifted=True),
+        hole=SHARED,
+    ),
+]

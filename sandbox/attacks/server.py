@@ -1,0 +1,146 @@
+"""Attacks on the server: the process of a sandbox that the host believes, which commands share a user with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import time
+
+from milepost.sandbox.attacks.core import Attack, Verdict, without
+from milepost.sandbox.attacks.prelude import Refused, call, first, servers
+from milepost.sandbox.attacks.stage import Stage
+from milepost.sandbox.core import SandboxError
+
+
+def _kill_all() -> str:
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    os.kill(-1, signal.SIGKILL)
+    ended = os.waitpid(child, 0)[1]
+    # What counts is whether the host still gets answers.
+    raise Refused(f"killed its own child ({os.waitstatus_to_exitcode(ended)}), and nothing that matters")
+
+
+def _kill_server() -> str:
+    refusals = []
+    for pid in servers():
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGSEGV, signal.SIGHUP, signal.SIGKILL):
+            try:
+                os.kill(pid, number)
+            except OSError as error:
+                refusals.append(error.strerror or "")
+    time.sleep(0.2)
+    raise Refused(f"the server does not mind{': ' * bool(refusals)}{', '.join(sorted(set(refusals)))}")
+
+
+def _trace() -> str:
+    refusal: Exception = Refused("nothing to trace")
+    for pid in servers():
+        try:
+            call("ptrace", 0x4206, pid, 0, 0)
+            return f"traces process {pid}, a server"
+        except OSError as error:
+            refusal = error
+    raise refusal
+
+
+def _memory() -> str:
+    def by_file(pid: int) -> str:
+        with open(f"/proc/{pid}/maps") as file:
+            at = int(file.readline().partition("-")[0], 16)
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            memory.seek(at)
+            return f"read {len(memory.read(16))} bytes of process {pid}, a server"
+
+    return first(*[lambda pid=pid: by_file(pid) for pid in servers()])
+
+
+def _environment() -> str:
+    refusal: Exception = Refused("nothing to read")
+    for pid in servers():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                return f"read the environment of process {pid}, a server: {len(file.read())} bytes"
+        except OSError as error:
+            refusal = error
+    raise refusal
+
+
+def _descriptors() -> str:
+    refusal: Exception = Refused("nothing to take")
+    for pid in servers():
+        try:
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{name}").startswith(("pipe:", "socket:")):
+                    os.open(f"/proc/{pid}/fd/{name}", os.O_RDONLY | os.O_NONBLOCK)
+                    return f"opened descriptor {name} of process {pid}, a server"
+        except OSError as error:
+            refusal = error
+        try:
+            taken = call("pidfd_getfd", call("pidfd_open", pid, 0), 0, 0)
+            return f"took descriptor {taken} of process {pid}, a server"
+        except OSError as error:
+            refusal = error
+    raise refusal
+
+
+def _forge() -> str:
+    text = b'{"exit_code": 0, "seconds": 0.0, "n_head": 6, "n_omitted": 0, "n": 1}'
+    frame = struct.pack("<II", len(text), 6) + text + b"forged"
+    own = {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2}
+    written = []
+    for fd in own:
+        try:
+            os.write(fd, frame)
+            written.append(f"own {fd}")
+        except OSError:
+            pass
+    n_closed = 0
+    for pid in servers():
+        try:
+            names = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            n_closed += 1
+            continue
+        for name in names:
+            try:
+                if os.readlink(f"/proc/{pid}/fd/{name}").startswith("pipe:"):
+                    fd = os.open(f"/proc/{pid}/fd/{name}", os.O_WRONLY | os.O_NONBLOCK)
+                    os.write(fd, frame)
+                    written.append(f"{name} of {pid}")
+            except OSError:
+                pass
+    os.write(1, frame)
+    if written:
+        return f"wrote a frame to descriptors {', '.join(written)}"
+    raise Refused(f"{n_closed} servers, all closed to it; a frame on its own output was output")
+
+
+def _survives(payload, *also: int):  # type: ignore[no-untyped-def]
+    def play(stage: Stage) -> Verdict:
+        try:
+            said = stage.inside(payload, *also)
+            if not stage.answers():
+                return Verdict(False, "the sandbox does not answer any more")
+        except SandboxError as error:
+            return Verdict(False, str(error))
+        return said
+
+    return play
+
+
+ALONE = without("pid")
+CLOSED = without("dumpable")
+ATTACKS = [
+    Attack("kill-all", "Kills every process that it may: kill -9 -1.", _survives(_kill_all), ALONE),
+    Attack("kill-server", "Stops and kills the server.", _survives(_kill_server), ALONE),
+    Attack(
+        "trace-server", "Attaches to the server as a debugger does.", _survives(_trace), without("dumpable", "seccomp")
+    ),
+    Attack("server-memory", "Reads the server's memory.", _survives(_memory), CLOSED),
+    Attack("server-environment", "Reads the server's environment.", _survives(_environment), CLOSED),
+    Attack("server-descriptors", "Opens the server's pipes.", _survives(_descriptors), CLOSED),
+    Attack("forged-frames", "Writes an answer of its own to the host's pipe.", _survives(_forge), CLOSED),
+]

@@ -1,0 +1,338 @@
+"""Sandboxes as containers of a Docker engine; podman's socket, which speaks the same, does as well.
+
+The guest is the container's first process and the last one that believes anything: commands have no privileges, no
+network, no file system to write to but a workspace and temporary folders of limited size, and what ``guest.confine``
+refuses on top of the engine's own list of system calls.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import struct
+import tarfile
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from milepost.sandbox import bases, leftovers, runtime
+from milepost.sandbox.core import SandboxError, Settings
+from milepost.sandbox.hosts import Link
+
+SKELETON = "milepost/skeleton:1"
+UID = 1000
+FOLDERS = (
+    ".",
+    "base",
+    "dev",
+    "etc",
+    "etc/alternatives",
+    "opt",
+    "opt/milepost",
+    "proc",
+    "run",
+    "sys",
+    "usr",
+    "workspace",
+)
+WORKSPACE, BASE = "/workspace", "/base"
+TIMEOUT_S = 30
+"""What the engine may take for anything that is asked of it."""
+HINT = "start a Docker engine (DOCKER_HOST says where it listens), or use bubblewrap"
+
+
+def engine(timeout_s: int = TIMEOUT_S) -> Any:
+    """Return a client of the engine that ``DOCKER_HOST`` names.
+
+    Raises:
+        ValueError: The package is missing, or no engine answers.
+    """
+    try:
+        import docker
+    except ImportError:
+        raise ValueError("docker: needs the Docker client: pip install 'milepost[docker]'") from None
+    try:
+        client = docker.from_env(timeout=timeout_s)
+        client.ping()
+    except Exception as error:  # the SDK's own, requests' and urllib3's
+        raise ValueError(f"docker: no engine answers: {HINT} ({_short(error)})") from None
+    return client
+
+
+def capabilities() -> dict[str, Any]:
+    """Return whether an engine answers, and what it enforces."""
+    return dict(_capabilities(os.environ.get("DOCKER_HOST", "")))
+
+
+@cache
+def _capabilities(host: str) -> dict[str, Any]:
+    try:
+        client = engine(5)
+        info = client.info()
+    except ValueError as error:
+        return {"available": False, "why": str(error).removeprefix("docker: ")}
+    by = f"cgroup v{info.get('CgroupVersion', '1')}"
+    return {
+        "available": True,
+        "why": None,
+        "version": info.get("ServerVersion"),
+        "storage": info.get("Driver"),
+        "rootless": any("rootless" in option for option in info.get("SecurityOptions") or ()),
+        "limits": {
+            "memory": by if info.get("MemoryLimit") else None,
+            "processes": by if info.get("PidsLimit") else None,
+            "cpus": by if info.get("CpuCfsQuota") else None,
+            "disk": "tmpfs",
+            "files": "per process",
+            "network": "namespace",
+        },
+    }
+
+
+class DockerHost:
+    """Starts the guest as a hardened container."""
+
+    backend = "docker"
+    workspace = WORKSPACE
+
+    def __init__(self, settings: Settings, *, without: Collection[str] = ()) -> None:
+        """Prepare one.
+
+        Args:
+            settings: ``image`` must have a Python of its own.
+            without: Protections that are left out, to show what they are good for.
+
+        Raises:
+            ValueError: No engine, no such image, or a limit that this engine does not enforce.
+        """
+        self.settings, self._without = settings, frozenset(without)
+        self._client = engine()
+        _clean_once(self._client)
+        said = capabilities()
+        limits = {name: how for name, how in said["limits"].items() if getattr(settings.limits, name) is not None}
+        if missing := [name for name, how in limits.items() if how is None and name not in settings.allow]:
+            raise ValueError(
+                f"docker: this engine enforces no limit of {', '.join(missing)}: name it in Settings.allow"
+            )
+        self._image = self._find_image()
+        self.isolation: Mapping[str, Any] = {
+            "backend": "docker",
+            "version": said["version"],
+            "image": settings.image or "skeleton with the host's /usr",
+            "user": UID,
+            "limits": {name: None if name in self._without else how for name, how in limits.items()},
+            **{name: name not in self._without for name in ("seccomp", "capabilities", "privileges", "readonly")},
+        }
+        self._container: Any = None
+
+    def start(self) -> Link:
+        """Start a guest with an untouched workspace.
+
+        Raises:
+            SandboxError: The engine does not do it.
+        """
+        try:
+            self._container = self._client.containers.create(**self._arguments())
+            wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            link = DockerLink(self._client.api.attach_socket(self._container.id, params=wanted))
+            self._container.start()
+            return link
+        except Exception as error:
+            self.stop()
+            raise SandboxError(f"docker: the container did not start: {_short(error)}") from None
+
+    def stop(self) -> None:
+        """Remove the container; a second call does nothing."""
+        container, self._container = self._container, None
+        if container is not None:
+            with suppress(Exception):  # gone already, or its engine is: then a later start removes it
+                container.remove(force=True, v=True)
+
+    def why_gone(self) -> str:
+        """Say why the guest is gone, as far as can be told."""
+        container = self._container
+        if container is None:
+            return "the container was removed"
+        try:
+            for _ in range(20):  # its end is known a moment after its pipe's
+                container.reload()
+                if container.status != "running":
+                    break
+                time.sleep(0.05)
+            state = container.attrs["State"]
+        except Exception as error:
+            if getattr(getattr(error, "response", None), "status_code", None) == 404:
+                return "the container was removed from outside"
+            return f"the Docker engine does not answer: {_short(error)}"
+        if state.get("OOMKilled"):
+            return "the container ran out of memory"
+        code = state.get("ExitCode")
+        killed = " (killed from outside, or out of memory)" if code == 137 else ""
+        return f"the container is {state.get('Status')}, exit code {code}{killed} {state.get('Error', '')}".rstrip()
+
+    def place(self, mount: str) -> str:
+        """Return where commands find a mount."""
+        return mount
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return what ``docker create`` is told."""
+        limits, without = self.settings.limits, self._without
+        binds = {str(runtime.guest_folder()): runtime.PLACE}
+        binds |= {str(Path(path).absolute()): place for place, path in self.settings.mounts.items()}
+        if self.settings.base:
+            binds[str(bases.prepare(self.settings.base))] = BASE
+        if self.settings.image is None:
+            binds |= {path: path for path in ("/usr", "/etc/alternatives", "/etc/ld.so.cache") if os.path.exists(path)}
+        disk = None if "disk" in without else limits.disk
+        room = "" if disk is None else f",size={disk},nr_inodes={max(1024, disk >> 12)}"
+        security = [] if "privileges" in without else ["no-new-privileges"]
+        arguments: dict[str, Any] = {
+            "image": self._image,
+            "entrypoint": runtime.command(runtime.PLACE, json.dumps(self._config()), self._python()),
+            "command": [],
+            "labels": leftovers.me().labels,
+            "stdin_open": True,
+            "user": f"{UID}:{UID}",
+            "working_dir": "/",
+            "network_mode": "none",
+            "read_only": "readonly" not in without,
+            "cap_drop": ["ALL"],
+            "ipc_mode": "private",
+            "log_config": {"type": "none"},
+            "tmpfs": dict.fromkeys((WORKSPACE, "/tmp", "/dev/shm"), f"uid={UID},gid={UID},mode=0755,exec{room}"),
+            "volumes": {path: {"bind": place, "mode": "ro"} for path, place in binds.items()},
+            "security_opt": security + (["seccomp=unconfined"] if "seccomp" in without else []),
+            "ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        }
+        if "capabilities" in without:
+            arguments |= {"cap_drop": [], "cap_add": ["SYS_ADMIN", "SYS_TIME"], "user": "0:0"}
+        if limits.files is not None and "files" not in without:
+            arguments["ulimits"].append({"Name": "nofile", "Soft": limits.files, "Hard": limits.files})
+        if limits.memory is not None and "memory" not in without:
+            arguments |= {"mem_limit": limits.memory, "memswap_limit": limits.memory}
+        if limits.processes is not None and "processes" not in without:
+            arguments["pids_limit"] = limits.processes
+        if limits.cpus is not None and "cpus" not in without:
+            arguments["nano_cpus"] = int(limits.cpus * 1e9)
+        return arguments
+
+    def _config(self) -> dict[str, Any]:
+        """Return the guest's settings."""
+        env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+        network = "any" if "network" in self._without else self.settings.limits.network
+        return {
+            "workspace": WORKSPACE,
+            "base": BASE if self.settings.base else None,
+            "env": env | dict(self.settings.env),
+            "rlimits": {},
+            "overlay": False,
+            "clean": ["/tmp", "/dev/shm", "/dev/mqueue"],
+            "filter": None if "seccomp" in self._without else {"network": network},
+            "without": sorted(self._without),
+        }
+
+    def _python(self) -> str:
+        if self.settings.image is None:
+            return runtime.interpreter()
+        return "python3"  # by the image's PATH
+
+    def _find_image(self) -> str:
+        import docker.errors
+
+        name = self.settings.image or SKELETON
+        try:
+            return str(self._client.images.get(name).id)
+        except docker.errors.ImageNotFound:
+            if self.settings.image:
+                raise ValueError(f"docker: no image {name!r} here: docker pull {name}, or name another") from None
+        except docker.errors.APIError as error:
+            raise ValueError(f"docker: image {name!r}: {_short(error)}") from None
+        self._client.api.import_image_from_data(
+            skeleton(), repository=name.partition(":")[0], tag=name.partition(":")[2]
+        )
+        return str(self._client.images.get(name).id)
+
+
+class DockerLink:
+    """The attached pipes of a container: a socket on which the engine frames what comes out."""
+
+    def __init__(self, attached: Any) -> None:
+        self._attached = attached
+        self._socket: socket.socket = getattr(attached, "_sock", attached)
+        self._socket.settimeout(TIMEOUT_S)
+        self._left = 0
+
+    def fileno(self) -> int:
+        """Return what to wait on for its answers."""
+        return self._socket.fileno()
+
+    def receive(self, n: int) -> bytes:
+        """Return up to so many bytes, none at its end; what came on standard error is left out."""
+        while not self._left:
+            head = self._exactly(8)
+            if len(head) < 8:
+                return b""
+            stream, size = struct.unpack(">BxxxL", head)
+            if stream == 2:
+                self._exactly(size)
+            else:
+                self._left = size
+        part = self._socket.recv(min(n, self._left))
+        self._left -= len(part)
+        return part
+
+    def send(self, data: bytes | memoryview, end: float) -> None:
+        """Send all of it; raise ``TimeoutError`` if that is not done at a time of ``time.monotonic``."""
+        self._socket.settimeout(max(0.001, end - time.monotonic()))
+        self._socket.sendall(data)
+        self._socket.settimeout(TIMEOUT_S)
+
+    def close(self) -> None:
+        """Close both ends; a second call does nothing."""
+        self._attached.close()
+        self._socket.close()
+
+    def _exactly(self, n: int) -> bytes:
+        parts = []
+        while n and (part := self._socket.recv(n)):
+            parts.append(part)
+            n -= len(part)
+        return b"".join(parts)
+
+
+def skeleton() -> bytes:
+    """Return an image's files: empty folders, two users, and links into the ``/usr`` that is mounted."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+
+        def add(name: str, kind: bytes, mode: int, data: bytes = b"", link: str = "") -> None:
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.size, info.linkname = kind, mode, len(data), link
+            tar.addfile(info, io.BytesIO(data))
+
+        for name in FOLDERS:
+            add(name, tarfile.DIRTYPE, 0o755)
+        add("tmp", tarfile.DIRTYPE, 0o1777)
+        for name in ("bin", "lib", "lib64", "sbin"):
+            add(name, tarfile.SYMTYPE, 0o777, link=f"usr/{name}")
+        users = "root:x:0:0:root:/root:/bin/bash\nagent:x:1000:1000:agent:/workspace:/bin/bash\n"
+        add("etc/passwd", tarfile.REGTYPE, 0o644, users.encode())
+        add("etc/group", tarfile.REGTYPE, 0o644, b"root:x:0:\nagent:x:1000:\n")
+        add("etc/ld.so.cache", tarfile.REGTYPE, 0o644)
+    return out.getvalue()
+
+
+@cache
+def _clean_once(client: Any) -> None:
+    leftovers.clean_containers(client)
+
+
+def _short(error: Exception) -> str:
+    """Return one line of an SDK's error."""
+    said = getattr(error, "explanation", None) or str(error) or type(error).__name__
+    return " ".join(str(said).split())[:300]

@@ -1,0 +1,390 @@
+"""Files, trees and differences of the workspace, as rows ``[path, kind, mode, size]`` with the contents behind them."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from milepost.sandbox.guest import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from milepost.sandbox.guest.exec_server import Answer
+
+READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+PIECE = 1 << 20
+ROW = 64
+KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
+
+
+class Folder:
+    """An open folder, for a ``with`` statement."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, paths.FOLDER)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self.fd)
+
+
+def read(root: int, path: bytes, n: int) -> bytes | bytearray:
+    """Return a file's content.
+
+    Raises:
+        ValueError: It is no ordinary file, or longer than that.
+        OSError: It cannot be read.
+    """
+    fd = paths.open_below(root, path, READ)
+    try:
+        entry = os.fstat(fd)
+        if not stat.S_ISREG(entry.st_mode):
+            raise ValueError(f"{paths.decode(path)}: expected a file, got something else")
+        data = _content(fd, n + 1) if entry.st_size <= n else b""
+        if max(entry.st_size, len(data)) > n:
+            raise ValueError(f"{paths.decode(path)}: expected at most {n} bytes, got {max(entry.st_size, len(data))}")
+        return data
+    finally:
+        os.close(fd)
+
+
+def write(root: int, path: bytes, data: bytes | bytearray | memoryview, mode: int) -> None:
+    """Write a file and the folders above it; a link at its place is replaced."""
+    above, _, name = path.rstrip(b"/").rpartition(b"/")
+    parent = paths.folder(root, above or b".", make=True)
+    try:
+        paths.place(parent, name, data, mode)
+    except IsADirectoryError:
+        raise ValueError(f"{paths.decode(path)}: expected a file, got a folder") from None
+    finally:
+        os.close(parent)
+
+
+def get(root: int, path: bytes, n: int) -> Answer:
+    """Return everything below a folder.
+
+    Raises:
+        ValueError: It holds more bytes than that.
+    """
+    rows: list[list[Any]] = []
+    parts: list[bytes | bytearray] = []
+    top = paths.folder(root, path)
+    try:
+        for name, entry in walk(top):
+            if stat.S_IFMT(entry.st_mode) in KINDS:
+                n -= _take(top, name, entry, rows, parts, n)
+    finally:
+        os.close(top)
+    return {"rows": rows}, parts
+
+
+def put(root: int, path: bytes, rows: Sequence[Sequence[Any]], data: bytearray) -> None:
+    """Write a tree below a folder, in the place of what has its names; None as a kind removes.
+
+    Links come late, so that nothing is written through them, and folders' modes last, so that they forbid nothing.
+    """
+    top, at, rest = paths.folder(root, path or b".", make=True), 0, memoryview(data)
+    order = {None: 0, "folder": 1, "file": 2, "link": 3}
+    contents = []
+    for row in rows:
+        contents.append((row, rest[at : at + row[3]]))
+        at += row[3]
+    try:
+        for (name, kind, mode, _), content in sorted(contents, key=lambda one: order[one[0][1]]):
+            where = paths.encode(name)
+            if kind == "folder":
+                os.close(paths.folder(top, where, links=False, make=True))
+                continue
+            above, _, last = where.rpartition(b"/")
+            try:
+                parent = paths.folder(top, above or b".", links=False, make=kind is not None)
+            except OSError:
+                if kind is None:
+                    continue
+                raise
+            try:
+                if kind != "file" or _is_folder(parent, last):
+                    paths.remove(parent, last)
+                if kind == "link":
+                    os.symlink(bytes(content), last, dir_fd=parent)
+                elif kind == "file":
+                    paths.place(parent, last, content, mode)
+            finally:
+                os.close(parent)
+        for name, kind, mode, _ in reversed(rows):
+            if kind == "folder":
+                fd = paths.folder(top, paths.encode(name), links=False)
+                os.fchmod(fd, mode)
+                os.close(fd)
+    finally:
+        os.close(top)
+
+
+def diff(root: int, base: str | None, n: int) -> Answer:
+    """Return nodes of the workspace that the base has not, or otherwise, and the paths that it alone has.
+
+    Contents are compared: times can be forged, and a mapped file changes without any.
+    """
+    rows: list[list[Any]] = []
+    parts: list[bytes | bytearray] = []
+    now = _nodes(root)
+    if base is None:
+        for name, entry in now.items():
+            n -= _take(root, name, entry, rows, parts, n)
+        return {"rows": rows, "gone": []}, parts
+    with Folder(base) as old:
+        before = _nodes(old.fd)
+        for name, entry in now.items():
+            if name not in before or not _same(root, entry, old.fd, before[name], name):
+                n -= _take(root, name, entry, rows, parts, n)
+        return {"rows": rows, "gone": [paths.decode(name) for name in before if name not in now]}, parts
+
+
+def restore(root: int, base: str | None) -> None:
+    """Give a folder the content of a base again; what compares equal stays."""
+    if base is None:
+        return paths.empty(root)
+    with Folder(base) as old:
+        before, now = dict(walk(old.fd)), dict[bytes, os.stat_result]()
+        try:
+            for name, entry in walk(root):
+                if name not in before or not _alike(root, entry, old.fd, before[name], name):
+                    _remove(root, name)
+                else:
+                    now[name] = entry
+        except OSError:  # such as paths too long to open
+            paths.empty(root)
+            now.clear()
+        for name, entry in before.items():
+            if name not in now:
+                _copy_node(old.fd, root, name, entry)
+        for name, entry in reversed(before.items()):
+            if not stat.S_ISLNK(entry.st_mode):
+                fd = paths.open_below(root, name, READ, links=False)
+                os.fchmod(fd, stat.S_IMODE(entry.st_mode))
+                os.utime(fd, ns=(entry.st_mtime_ns, entry.st_mtime_ns))
+                os.close(fd)
+
+
+def _alike(root: int, entry: os.stat_result, old: int, before: os.stat_result, path: bytes) -> bool:
+    """Whether something may stay: a folder, or a file or link of that content and no other name."""
+    if stat.S_ISDIR(entry.st_mode):
+        return stat.S_ISDIR(before.st_mode)
+    return entry.st_nlink == 1 and _same(root, entry, old, before, path)
+
+
+def _remove(root: int, path: bytes) -> None:
+    above, _, name = path.rpartition(b"/")
+    parent = paths.folder(root, above or b".", links=False)
+    try:
+        paths.remove(parent, name)
+    finally:
+        os.close(parent)
+
+
+def _copy_node(old: int, root: int, path: bytes, entry: os.stat_result) -> None:
+    above, _, name = path.rpartition(b"/")
+    parent = paths.folder(root, above or b".", links=False)
+    try:
+        if stat.S_ISDIR(entry.st_mode):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        elif stat.S_ISLNK(entry.st_mode):
+            os.symlink(_link(old, path), name, dir_fd=parent)
+        else:
+            a, b = paths.open_below(old, path, READ, links=False), os.open(name, paths.CREATE, 0o600, dir_fd=parent)
+            _copy_file(a, b, entry)
+    finally:
+        os.close(parent)
+
+
+def _is_folder(parent: int, name: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _nodes(root: int) -> dict[bytes, os.stat_result]:
+    return {name: entry for name, entry in walk(root) if stat.S_IFMT(entry.st_mode) in KINDS}
+
+
+def copy(base: str, workspace: str) -> None:
+    """Copy a tree into an empty folder."""
+    for at, folders, files in os.walk(base):
+        to = os.path.join(workspace, os.path.relpath(at, base))
+        for name in folders + files:
+            source, target = os.path.join(at, name), os.path.join(to, name)
+            entry = os.lstat(source)
+            if stat.S_ISLNK(entry.st_mode):
+                os.symlink(os.readlink(source), target)
+            elif stat.S_ISDIR(entry.st_mode):
+                os.mkdir(target, 0o700)
+            else:
+                _copy_file(os.open(source, READ), os.open(target, paths.CREATE, 0o600), entry)
+    for at, folders, _ in os.walk(base, topdown=False):
+        for name in folders:
+            source = os.path.join(at, name)
+            if not os.path.islink(source):
+                entry = os.stat(source)
+                target = os.path.join(workspace, os.path.relpath(source, base))
+                os.chmod(target, stat.S_IMODE(entry.st_mode))
+                os.utime(target, ns=(entry.st_mtime_ns, entry.st_mtime_ns))
+
+
+def clear(folder: str, mode: int) -> None:
+    """Empty a folder, whatever commands made of it, and give it its mode."""
+    entry = os.lstat(folder) if os.path.lexists(folder) else None
+    if entry is None or not stat.S_ISDIR(entry.st_mode):  # never followed: a link leads anywhere
+        if entry:
+            os.unlink(folder)
+        os.mkdir(folder)
+    elif entry.st_mode & 0o700 != 0o700 and entry.st_uid == os.geteuid():
+        os.chmod(folder, 0o700)
+    top = os.open(folder, paths.FOLDER | os.O_NOFOLLOW)
+    try:
+        paths.empty(top)
+        if stat.S_IMODE(os.fstat(top).st_mode) != mode:
+            os.fchmod(top, mode)
+    finally:
+        os.close(top)
+
+
+def walk(top: int) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield path and status of everything below a folder, what contains before the contained.
+
+    What cannot be looked into is opened up first, as it is the same user's; what is gone meanwhile has nothing in it.
+    """
+    stack = [b""]
+    while stack:
+        at = stack.pop()
+        try:
+            fd = paths.open_below(top, at or b".", paths.FOLDER, links=False)
+        except PermissionError:
+            fd = _opened_up(top, at)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            for name in sorted(map(os.fsencode, os.listdir(fd))):
+                try:
+                    entry = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                path = at + b"/" + name if at else name
+                yield path, entry
+                if stat.S_ISDIR(entry.st_mode):
+                    stack.append(path)
+        finally:
+            os.close(fd)
+
+
+def _opened_up(top: int, path: bytes) -> int:
+    above, _, name = path.rpartition(b"/")
+    parent = paths.folder(top, above or b".", links=False)
+    try:
+        os.chmod(name, 0o700, dir_fd=parent)
+    finally:
+        os.close(parent)
+    return paths.open_below(top, path, paths.FOLDER, links=False)
+
+
+def _open(root: int, path: bytes) -> int:
+    """Open a file for reading that its user may have closed to itself."""
+    try:
+        return paths.open_below(root, path, READ, links=False)
+    except PermissionError:
+        above, _, name = path.rpartition(b"/")
+        parent = paths.folder(root, above or b".", links=False)
+        try:
+            mode = stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+            os.chmod(name, mode | 0o400, dir_fd=parent)
+            fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=parent)
+            os.chmod(name, mode, dir_fd=parent)
+            return fd
+        finally:
+            os.close(parent)
+
+
+def _link(root: int, path: bytes) -> bytes:
+    above, _, name = path.rpartition(b"/")
+    parent = paths.folder(root, above or b".", links=False)
+    try:
+        return os.fsencode(os.readlink(name, dir_fd=parent))
+    finally:
+        os.close(parent)
+
+
+def _take(
+    root: int, path: bytes, entry: os.stat_result, rows: list[list[Any]], parts: list[bytes | bytearray], n: int
+) -> int:
+    """Add a node to an answer; return its bytes."""
+    kind, data = KINDS[stat.S_IFMT(entry.st_mode)], b""
+    content: bytes | bytearray = data
+    if kind == "link":
+        content = _link(root, path)
+    elif kind == "file" and entry.st_size <= n:
+        fd = _open(root, path)
+        try:
+            content = _content(fd, n + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        finally:
+            os.close(fd)
+    # Names count four times what they may take in a header, of which the host reads a quarter of a tree's bytes.
+    cost = max(len(content), entry.st_size if kind == "file" else 0) + 4 * (ROW + 6 * len(path))
+    if cost > n:
+        raise ValueError(f"{paths.decode(path)}: with it the tree is larger than a tree may be")
+    rows.append([paths.decode(path), kind, stat.S_IMODE(entry.st_mode) & 0o777, len(content)])
+    parts.append(content)
+    return cost
+
+
+def _same(root: int, entry: os.stat_result, old: int, before: os.stat_result, path: bytes) -> bool:
+    if entry.st_mode & 0o177777 != before.st_mode & 0o177777 and not stat.S_ISLNK(entry.st_mode):
+        return False
+    if stat.S_IFMT(entry.st_mode) != stat.S_IFMT(before.st_mode):
+        return False
+    if stat.S_ISLNK(entry.st_mode):
+        return _link(root, path) == _link(old, path)
+    if stat.S_ISDIR(entry.st_mode):
+        return True
+    if entry.st_size != before.st_size:
+        return False
+    a = _open(root, path)
+    try:
+        b = _open(old, path)
+    except OSError:
+        os.close(a)
+        raise
+    n = min(PIECE, entry.st_size + 1)
+    try:
+        while True:
+            left, right = os.read(a, n), os.read(b, n)
+            if left != right:
+                return False
+            if not left:
+                return True
+    finally:
+        os.close(a)
+        os.close(b)
+
+
+def _content(fd: int, n: int) -> bytearray:
+    data = bytearray()
+    while len(data) < n and (part := os.read(fd, min(PIECE, n - len(data)))):
+        data += part
+    return data
+
+
+def _copy_file(a: int, b: int, entry: os.stat_result) -> None:
+    """Copy what is open as one file to another, and close both."""
+    try:
+        while os.sendfile(b, a, None, 1 << 30):
+            pass
+        os.fchmod(b, stat.S_IMODE(entry.st_mode))
+        os.utime(b, ns=(entry.st_mtime_ns, entry.st_mtime_ns))
+    finally:
+        os.close(a)
+        os.close(b)

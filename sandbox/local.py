@@ -1,0 +1,76 @@
+"""No isolation at all: the guest as a plain process, for one's own code. Its isolation says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from milepost.sandbox import bases, leftovers, runtime
+from milepost.sandbox.core import Settings
+from milepost.sandbox.hosts import Link, PipeLink, said_of
+
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@cache
+def capabilities() -> dict[str, Any]:
+    """Return what is enforced: nothing."""
+    limits = dict.fromkeys(("memory", "processes", "cpus", "disk", "files", "network"))
+    return {"available": True, "why": None, "isolation": "none", "limits": limits}
+
+
+class LocalHost:
+    """Starts the guest in a temporary folder, as the user who runs this; no limit is enforced."""
+
+    backend = "local"
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.isolation: dict[str, Any] = {"backend": "local", "isolation": "none"}
+        self._folder = leftovers.folder("local")
+        self.workspace = str(self._folder / "workspace")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Link:
+        """Start a guest with an untouched workspace."""
+        for name in ("workspace", "tmp"):
+            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        tmp = str(self._folder / "tmp")
+        env = {"PATH": PATH, "HOME": tmp, "TMPDIR": tmp, "LANG": "C.UTF-8"}
+        config = {
+            "workspace": self.workspace,
+            "base": str(bases.prepare(self.settings.base)) if self.settings.base else None,
+            "env": env | dict(self.settings.env),
+            "rlimits": {},
+            "overlay": False,
+            "clean": [tmp],
+            "parent": os.getpid(),
+        }
+        argv = runtime.command(runtime.guest_folder(), json.dumps(config))
+        self._process = runtime.start(lambda: subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return PipeLink.of(self._process)
+
+    def stop(self) -> None:
+        """Kill it with all that it started and remove what it left; a second call does nothing."""
+        process, self._process = self._process, None
+        if process:
+            process.terminate()  # the warden kills what is below it
+            try:
+                process.wait(15.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._folder.exists():
+            bases.remove(self._folder)
+
+    def why_gone(self) -> str:
+        """Say why the guest is gone, as far as can be told."""
+        return said_of(self._process)
+
+    def place(self, mount: str) -> str:
+        """Return where commands find a mount."""
+        return str(Path(self.settings.mounts[mount]).absolute())

