@@ -93,6 +93,7 @@ def inside(payload: Callable[..., str], *also: int, **given: Any) -> Callable[[S
     """Return how to play an attack that is all payload and is judged by what this one achieved."""
 
     def play(stage: Stage) -> Verdict:
-        return stage.inside(payload, *also, **given)
+        came = stage.inside(payload, *also, **given)
+        return Verdict(came.refused, came.detail)
 
     return play
