@@ -121,7 +121,9 @@ class BubblewrapHost:
             # All of the guest have this pipe, and nothing else has: its end is theirs.
             poll = select.poll()
             poll.register(process.stderr, select.POLLIN)
-            while poll.poll(PATIENCE_S * 1000) and os.read(process.stderr.fileno(), 4096):
+            # Without a namespace around it, it ends only when it sees the end of what it reads.
+            patience_s = 0.0 if "hostpid" in self._without else PATIENCE_S
+            while poll.poll(patience_s * 1000) and os.read(process.stderr.fileno(), 4096):
                 pass
             process.stderr.close()
         group, self._group = self._group, None

@@ -97,7 +97,7 @@ def command(
     for name in WRITTEN:
         argv += ["--ro-bind", str(_etc() / name), f"/etc/{name}"]
     # Where the processes are the host's, so is the view of them.
-    argv += ["--ro-bind", "/proc", "/proc"] if "hostpid" in without else ["--proc", "/proc"]
+    argv += ["--bind", "/proc", "/proc"] if "hostpid" in without else ["--proc", "/proc"]
     argv += ["--dev-bind", "/dev", "/dev"] if "devices" in without else ["--dev", "/dev", "--dir", "/dev/shm"]
     argv += ["--dir", "/tmp", "--dir", WORKSPACE]
     argv += [bind, str(base), "/base"] if base else ["--dir", "/base"]

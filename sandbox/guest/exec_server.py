@@ -179,10 +179,12 @@ def main() -> None:
     """Serve as the process that the host started."""
     config = wire.loads(sys.argv[1])
     pipe = take_pipes()
+    hidden = "dumpable" not in (config.get("without") or ())
     if os.getpid() != 1:
-        processes.guard(config["parent"] or os.getppid())
-    if "dumpable" not in (config.get("without") or ()):
+        processes.guard(config["parent"] or os.getppid(), hidden)
+    if hidden:
         processes.protect()
+    processes.adopt()
     if config.get("filter"):
         from milepost.sandbox.guest import confine
 

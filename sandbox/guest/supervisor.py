@@ -166,6 +166,7 @@ def serve(config: dict[str, Any]) -> None:
     pipe = exec_server.take_pipes()
     if "dumpable" not in config["without"]:
         processes.protect()
+    processes.adopt()
     try:
         exec_server.serve(config, pipe)
     except EOFError:
