@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from milepost.sandbox import folders
+from milepost.sandbox.attacks.core import AttackError
+from milepost.sandbox.core import MachineError
 from milepost.sandbox.guest.supervisor import mount
 from milepost.sandbox.process import die_with_parent
 
@@ -168,4 +170,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (AttackError, MachineError, OSError, ValueError) as problem:
+        sys.exit(f"{type(problem).__name__}: {problem}")
