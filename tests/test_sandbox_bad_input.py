@@ -134,7 +134,9 @@ def test_a_limit_that_an_engine_does_not_enforce_is_refused_unless_it_is_named(m
     said["limits"] = said["limits"] | {"cpus": None}
     monkeypatch.setattr(docker, "capabilities", lambda: said)
     asked = Limits(cpus=1.0)
-    with pytest.raises(ValueError, match=r"docker cannot enforce the limit cpus=1\.0 here: Settings\(allow=\{'cpus'\}\)"):
+    with pytest.raises(
+        ValueError, match=r"docker cannot enforce the limit cpus=1\.0 here: Settings\(allow=\{'cpus'\}\)"
+    ):
         make("docker", Settings(limits=asked))
     with make("docker", Settings(limits=asked, allow=frozenset({"cpus"}))) as sandbox:
         assert sandbox.isolation["limits"]["cpus"] is None
@@ -195,12 +197,21 @@ def test_a_nul_byte_or_a_path_that_leads_out_is_refused_by_every_method(backend:
 @pytest.mark.parametrize(
     ("make_it", "words"),
     [
-        (lambda: Settings(limts=Limits()), r"Settings: no 'limts' \(did you mean 'limits'\?\); there are: base, mounts"),  # type: ignore[call-arg]
+        (
+            lambda: Settings(limts=Limits()),
+            r"Settings: no 'limts' \(did you mean 'limits'\?\); there are: base, mounts",
+        ),  # type: ignore[call-arg]
         (lambda: Limits(memroy=1), r"Limits: no 'memroy' \(did you mean 'memory'\?\)"),  # type: ignore[call-arg]
         (lambda: Limits(network="loopbak"), r"got 'loopbak' \(did you mean 'loopback'\?\)"),  # type: ignore[arg-type]
         (lambda: Settings(allow=frozenset({"dsk"})), r"Settings.allow: no 'dsk' \(did you mean 'disk'\?\)"),
-        (lambda: DockerHost(Settings(), without={"secomp"}), r"docker without: no 'secomp' \(did you mean 'seccomp'\?\)"),
-        (lambda: BubblewrapHost(Settings(), without={"pids"}), r"bubblewrap without: no 'pids' \(did you mean 'pid'\?\)"),
+        (
+            lambda: DockerHost(Settings(), without={"secomp"}),
+            r"docker without: no 'secomp' \(did you mean 'seccomp'\?\)",
+        ),
+        (
+            lambda: BubblewrapHost(Settings(), without={"pids"}),
+            r"bubblewrap without: no 'pids' \(did you mean 'pid'\?\)",
+        ),
         (lambda: LandlockHost(Settings(), without={"pid"}), r"landlock without: no 'pid'.*; there are: seccomp"),
         (lambda: Settings(base=Path("a\0b")), r"Settings.base: expected a text without NUL bytes, got 'a\\x00b'"),
         (lambda: Settings(mounts={"/a": Path("\0")}), r"Settings.mounts: expected a text without NUL"),
