@@ -1,0 +1,276 @@
+"""The tools of an agent that repairs a package: look, search, edit, run tests. Each answer is short and stable."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from milepost.envs.swe.tasks import SweTask
+from milepost.envs.swe.testing import PYTHON, TestRun, run_tests
+from milepost.envs.tool_schema import ToolError
+from milepost.sandbox.core import Result, Sandbox
+
+NAMES = ("open", "scroll", "search", "find", "edit", "run_tests", "submit")
+MAX_FILE = 1 << 20
+"""Bytes of a file that is opened or edited."""
+MAX_LINE = 200
+"""Characters of a line that is shown."""
+FIND_S = 20.0
+AROUND = 2
+"""Lines shown before and after an edit."""
+SYNTAX = (
+    "import ast, sys, warnings\nwarnings.simplefilter('ignore')\n"
+    "try: ast.parse(sys.stdin.buffer.read())\n"
+    "except SyntaxError as error: sys.exit(f'line {error.lineno}: {error.msg}')\n"
+    "except Exception as error: sys.exit(f'{type(error).__name__}: {error}')"
+)
+"""Run by the Python that runs the tests; what an agent wrote is not parsed outside its sandbox."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much an answer may say, and how long a turn may take."""
+
+    lines: int = 40
+    chars: int = 1500
+    timeout_s: float = 60.0
+
+
+class Workbench:
+    """The tools, on the sandbox of the present episode."""
+
+    def __init__(self, room: Room, submit: Callable[[], str]) -> None:
+        self._room, self._submit = room, submit
+        self._sandbox: Sandbox
+        self._task: SweTask
+        self.view: tuple[str, int] | None = None
+        """The file that is open, and its first line that is shown."""
+        self.n_runs = 0
+        """How often tests were run."""
+
+    def begin(self, sandbox: Sandbox, task: SweTask) -> None:
+        """Work on a task from now on."""
+        self._sandbox, self._task, self.view, self.n_runs = sandbox, task, None, 0
+
+    def open(self, file: str, line: int = 1) -> str:
+        """Show the lines of a file around one.
+
+        Args:
+            file: Its path.
+            line: The line in the middle.
+        """
+        n = len(_lines(self._text(file)))
+        if not 1 <= line <= max(n, 1):
+            raise ToolError(f"{file} has {n} lines, got line {line}.")
+        return self._window(file, line - self._room.lines // 2)
+
+    def scroll(self, direction: Literal["down", "up"] = "down") -> str:
+        """Show what follows or precedes in the open file."""
+        if self.view is None:
+            raise ToolError("No file is open.")
+        file, first = self.view
+        return self._window(file, first + (self._room.lines if direction == "down" else -self._room.lines))
+
+    def search(self, text: str, path: str = ".") -> str:
+        """Find a text in files.
+
+        Args:
+            text: It, within a line, as it stands there.
+            path: A file or folder.
+        """
+        if not text or "\n" in text:
+            raise ToolError(f"search: expected a text within a line, got {text!r:.80}.")
+        # Sorted in there: the order of folders differs between file systems, and the end may not be shown.
+        command = (
+            'set -o pipefail; [ -e "$2" ] || exit 66; '
+            'grep -rnIF --exclude-dir=.git -e "$1" -- "$2" | LC_ALL=C sort -t: -k1,1 -k2,2n'
+        )
+        found = self._run(["/bin/bash", "-c", command, "search", text, self._below(path)])
+        if found.exit_code == 66:
+            raise ToolError(f"There is no {path!r}.")
+        return self._list("match", found)
+
+    def find(self, name: str) -> str:
+        """Find files by their name.
+
+        Args:
+            name: A part of it, or a pattern such as *_test.py.
+        """
+        pattern = name if any(sign in name for sign in "*?[") else f"*{name}*"
+        test = "-path" if "/" in name else "-name"
+        if test == "-path":
+            pattern = f"*{pattern}"
+        command = 'find . -name .git -prune -o -type f "$1" "$2" -print | LC_ALL=C sort'
+        return self._list("file", self._run(["/bin/bash", "-c", command, "find", test, pattern]))
+
+    def edit(self, file: str, old: str, new: str) -> str:
+        """Replace a text of a file; it has to be there exactly once.
+
+        Args:
+            file: Its path.
+            old: The text as it stands there, without line numbers; empty for a new file.
+            new: What comes in its place.
+        """
+        text = self._text(file, new=not old)
+        if old == new:
+            raise ToolError("Not edited: the old text and the new one are the same.")
+        at = text.find(old)
+        if old and at < 0:
+            raise ToolError(f"Not edited: the old text is not in {file}. Copy it as it stands there, indentation too.")
+        if (old or text) and text.rfind(old) != at:
+            raise ToolError(f"Not edited: the old text is in {file} more than once. Copy more lines around it.")
+        edited = text[:at] + new + text[at + len(old) :]
+        if len(edited.encode()) > MAX_FILE:
+            raise ToolError(f"Not edited: expected a file of at most {MAX_FILE} bytes.")
+        if file.endswith(".py") and (why := self.syntax_error(edited)):
+            raise ToolError(f"Not edited: {file} would not be Python any more: {why}.")
+        self._write(file, edited)
+        first, n = text.count("\n", 0, at) + 1, new.count("\n") + 1
+        return f"Edited. {self._window(file, first - AROUND, n + 2 * AROUND)}"
+
+    def run_tests(self, tests: str = "") -> str:
+        """Run tests: those that failed at first, or others.
+
+        Args:
+            tests: Files or test ids, one a line; "all" for all.
+        """
+        words = [line.strip() for line in tests.splitlines() if line.strip()]
+        if any(word.startswith("-") for word in words):
+            raise ToolError(f"run_tests: expected files or test ids, one a line, got {tests!r:.80}.")
+        known = {*self._task.fail_to_pass, *self._task.pass_to_pass}
+        options = [word for word in self._task.tests if word.startswith("-")]
+        if words == ["all"]:
+            files, ids = list(self._task.tests), None
+        elif all(word in known for word in words):
+            ids = words or shown(self._task)
+            files = [*options, *dict.fromkeys(test.partition("::")[0] for test in ids)]
+        else:
+            files, ids = [*options, *words], None
+        try:
+            found = run_tests(self._sandbox, files, ids, self._room.timeout_s)
+        except ValueError as error:
+            raise ToolError(f"run_tests: {error}.") from None
+        self.n_runs += 1
+        return self.cut(_told(found, self._room.timeout_s))
+
+    def submit(self) -> str:
+        """Hand in the package as it is. This ends the task."""
+        return self._submit()
+
+    def syntax_error(self, text: str) -> str:
+        """Return what is wrong with a text as Python, nothing if it is Python."""
+        found = self._run([PYTHON, "-I", "-S", "-c", SYNTAX], text.encode("utf-8", "surrogateescape"))
+        if found.exit_code == 0:
+            return ""
+        return (found.output.strip().splitlines() or ["it cannot be read"])[-1][:MAX_LINE]
+
+    def cut(self, text: str) -> str:
+        """Return a text of no more than there is room for: its beginning and its end, and what is left out."""
+        lines = text.splitlines()
+        if len(lines) > self._room.lines:
+            half = max(self._room.lines // 2, 1)
+            lines = [*lines[:half], f"[... {len(lines) - 2 * half} lines left out ...]", *lines[-half:]]
+        text, half = "\n".join(lines), self._room.chars // 2
+        if len(text) > self._room.chars:
+            text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+        return text
+
+    def _window(self, file: str, first: int, n: int | None = None) -> str:
+        """Show lines of a file with their numbers, as many as there is room for, and have it open there."""
+        lines = _lines(self._text(file))
+        n = min(n or self._room.lines, self._room.lines)
+        first = max(1, min(first, len(lines) - n + 1))
+        shown, room = [], self._room.chars
+        for number, line in enumerate(lines[first - 1 : first - 1 + n], first):
+            row = f"{number}|{_short(line)}"
+            room -= len(row) + 1
+            if room < 0 and shown:
+                break
+            shown.append(row)
+        self.view = file, first
+        return "\n".join([f"{file}, lines {first}-{first + len(shown) - 1} of {len(lines)}:", *shown])
+
+    def _list(self, what: str, found: Result) -> str:
+        """Show what was found, a line each."""
+        if found.timed_out:
+            raise ToolError(f"This took longer than {FIND_S:g} s.")
+        rows = [_short(line.removeprefix("./")) for line in found.head.decode("utf-8", "backslashreplace").splitlines()]
+        more = " or more" if found.n_omitted else ""
+        room, shown = self._room.chars, []
+        for row in rows[: self._room.lines]:
+            room -= len(row) + 1
+            if room >= 0:
+                shown.append(row)
+        left = len(rows) - len(shown)
+        rest = [f"[... {left}{more} left out; ask for something narrower ...]"] if left else []
+        plural = "" if len(rows) == 1 and not more else "es" if what == "match" else "s"
+        return "\n".join([f"{len(rows)}{more} {what}{plural}{':' if rows else '.'}", *shown, *rest])
+
+    def _text(self, file: str, new: bool = False) -> str:
+        """Return a file's text; the empty one of a file that is to be made."""
+        path = self._below(file)
+        try:
+            return self._sandbox.read(path, max_bytes=MAX_FILE).decode()
+        except UnicodeDecodeError:
+            raise ToolError(f"{file} is no text.") from None
+        except ValueError as error:
+            if new and self._run(["/usr/bin/test", "-e", path, "-o", "-L", path]).exit_code:
+                return ""
+            raise ToolError(f"{file}: {error}." if file not in str(error) else f"{error}.") from None
+
+    def _write(self, file: str, text: str) -> None:
+        path = self._below(file)
+        mode = self._run(["/usr/bin/stat", "-c", "%a", "--", path])
+        try:
+            self._sandbox.write(path, text.encode(), mode=int(mode.output, 8) if mode.exit_code == 0 else 0o644)
+        except (ValueError, UnicodeEncodeError) as error:
+            raise ToolError(f"Not edited: {error}.") from None
+
+    def _below(self, path: str) -> str:
+        """Return a path as seen from the workspace."""
+        inside = posixpath.normpath(path or ".")
+        if posixpath.isabs(inside):
+            inside = posixpath.relpath(inside, self._sandbox.workspace)
+        if inside.split("/")[0] == ".." or "\0" in path:
+            raise ToolError(f"Expected a path of the workspace, got {path!r:.80}.")
+        return inside
+
+    def _run(self, command: Sequence[str], stdin: bytes = b"") -> Result:
+        try:
+            return self._sandbox.run(command, timeout_s=FIND_S, stdin=stdin)
+        except ValueError as error:
+            raise ToolError(f"{error}.") from None
+
+
+def shown(task: SweTask) -> list[str]:
+    """Return the failing tests that the statement names."""
+    lines = set(task.statement.splitlines())
+    return [test for test in task.fail_to_pass if test in lines] or list(task.fail_to_pass)
+
+
+def _told(run: TestRun, timeout_s: float) -> str:
+    """Say how tests went: how many pass, and why the others do not."""
+    if run.timed_out:
+        return f"The tests took longer than {timeout_s:g} s and were stopped."
+    if not run.complete:
+        return f"The tests did not come to their end.\n{run.output}"
+    counted = [test for test, outcome in run.outcomes.items() if outcome != "skipped"]
+    if not counted:
+        return f"No test was run.\n{run.output}"
+    bad = [test for test in counted if run.outcomes[test] != "passed"]
+    lines = [f"{len(counted) - len(bad)} of {len(counted)} tests pass."]
+    for test in sorted(bad):
+        said = [line for line in run.messages.get(test, "").splitlines() if line.strip()]
+        lines += [test, *(f"    {line}" for line in said[:4])]
+    return "\n".join(lines)
+
+
+def _lines(text: str) -> list[str]:
+    """Return lines as editors and Python number them: only a line feed ends one."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} [... {len(line) - MAX_LINE} characters more]"
