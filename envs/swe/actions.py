@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from milepost.envs.core import Observation
+from milepost.envs.swe.answers import Room
 from milepost.envs.swe.oracle import Wanted, bash_moves, block, call, tool_moves
 from milepost.envs.swe.tasks import SweTask
 from milepost.envs.swe.testing import TOOLS
-from milepost.envs.swe.tools import NAMES, Room, Workbench, shown
+from milepost.envs.swe.tools import NAMES, Workbench, shown
 from milepost.envs.tool_calls import read_move
 from milepost.envs.tools import Tools
 from milepost.sandbox.core import Result, Sandbox
@@ -55,33 +56,6 @@ class Played(NamedTuple):
     tested: bool
     """Whether tests were run."""
     caption: str
-
-
-class Actions(Protocol):
-    """A form of turns, on the sandbox of the present episode."""
-
-    instructions: str
-    tools: Sequence[dict[str, Any]]
-
-    def begin(self, sandbox: Sandbox, task: SweTask) -> None:
-        """Hear that an episode began."""
-        ...
-
-    def play(self, move: str) -> Played:
-        """Carry a turn out."""
-        ...
-
-    def state(self) -> str:
-        """Return what decides about the next turn besides the files."""
-        ...
-
-    def oracle(self, wanted: Wanted) -> list[str]:
-        """Return the turns that make files as they should be, and submit."""
-        ...
-
-    def hints(self, files: Sequence[str]) -> list[str]:
-        """Return turns that make sense, whatever the state."""
-        ...
 
 
 class ToolActions:
@@ -144,7 +118,6 @@ class BashActions:
 
     def __init__(self, room: Room, submit: Callable[[], str]) -> None:
         self._room, self._submit = room, submit
-        self._cut = Workbench(room, submit).cut
         self._sandbox: Sandbox
         self._task: SweTask
 
@@ -165,8 +138,8 @@ class BashActions:
         # A lone surrogate is no character of a command.
         command = command.encode("utf-8", "replace").decode()
         try:
-            limits = {"timeout_s": self._room.timeout_s, "max_output": 8 * self._room.chars}
-            found = self._sandbox.session().run(command, **limits)
+            session, most = self._sandbox.session(), 8 * self._room.chars
+            found = session.run(command, timeout_s=self._room.timeout_s, max_output=most)
         except ValueError as error:
             return Played(f"Nothing was run: {error}.", True, False, True, False, "The agent's commands were not run.")
         if found.ended:
@@ -206,4 +179,7 @@ class BashActions:
             lines.append(f"[stopped after {self._room.timeout_s:g} s; the shell began anew]")
         elif found.exit_code:
             lines.append(f"[exit code {found.exit_code}]")
-        return self._cut("\n".join(lines)) or "[no output]"
+        return self._room.cut("\n".join(lines)) or "[no output]"
+
+
+FORMS: dict[str, type[ToolActions | BashActions]] = {"tools": ToolActions, "bash": BashActions}

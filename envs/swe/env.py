@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -16,23 +13,19 @@ from gymnasium.error import ResetNeeded
 
 from milepost.envs.core import Mixed, Observation, Utf8
 from milepost.envs.swe import places, trials
-from milepost.envs.swe.actions import Actions, BashActions, ToolActions
-from milepost.envs.swe.grade import Grade, grade
-from milepost.envs.swe.packages import package
-from milepost.envs.swe.patch import changes
-from milepost.envs.swe.tasks import LEVELS, SweTask, base, default_ids, gold, read, texts
-from milepost.envs.swe.tools import Room
-from milepost.sandbox.core import Limits, Node, Sandbox
+from milepost.envs.swe.actions import FORMS
+from milepost.envs.swe.answers import Room
+from milepost.envs.swe.grade import Grade
+from milepost.envs.swe.packages import packages as known_packages
+from milepost.envs.swe.tasks import LEVELS, SweTask, default_ids, gold, read
+from milepost.envs.swe.workspace import Workspace
+from milepost.sandbox.core import Limits, Sandbox
 
-FORMS = {"tools": ToolActions, "bash": BashActions}
 WORTH: Mapping[str, Mapping[str, float]] = {
     "resolved": {"resolved": 1.0, "patch": 0.0, "empty_patch": 0.0, "no_submission": 0.0},
     "gra": {"resolved": 1.0, "patch": 0.5, "empty_patch": 0.0, "no_submission": -0.5},
 }
 """What a result is worth; ``credit.gra.SWE_PROFILE`` has the second one too."""
-MAX_GRADES = 256
-_grades: OrderedDict[bytes, Grade] = OrderedDict()
-"""Of patches that were graded lately: the tests are deterministic, and the attempts of a group are often equal."""
 
 
 class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
@@ -116,12 +109,15 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         self._level, self._packages = level, tuple(packages)
         if not self.tasks(split):
             raise ValueError(f"SWE: there is no task of split {split!r}, level {level!r} and packages {packages!r}")
-        self._form: Actions = FORMS[actions](Room(max_lines, max_chars, turn_timeout_s), self._submit)
+        self._form = FORMS[actions](Room(max_lines, max_chars, turn_timeout_s), self._submit)
         self.instructions, self.tools = self._form.instructions, list(self._form.tools)
         self._pool = places.agents(self.backend)
-        self._grading, self._lent = ExitStack(), ExitStack()
-        self._task: SweTask | None = None
+        self._judge = places.Judge(self.backend, self._allow)
+        self._lent = ExitStack()
         self._sandbox: Sandbox | None = None
+        self._at: tuple[SweTask, Workspace] | None = None
+        self._grade: Grade | None = None
+        self._plan: list[str] = []
 
     @property
     def runtime(self) -> dict[str, Any]:
@@ -134,11 +130,12 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         Raises:
             ValueError: There is no such split, or package.
         """
-        ids = default_ids(split, self._packages)
-        if self._file is not None:
-            names = {package(name).name for name in self._packages}
-            ids = [one.id for one in self._file.values() if one.split == split and names <= {one.package}]
-        return [one for one in ids if self._level in (None, one.split(":")[2])]
+        if self._file is None:
+            levels = {one: one.split(":")[2] for one in default_ids(split, self._packages)}
+        else:
+            names = [one.name for one in known_packages(self._packages, split)]
+            levels = {one.id: one.level for one in self._file.values() if one.split == split and one.package in names}
+        return [one for one, level in levels.items() if self._level in (None, level)]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -151,41 +148,41 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         super().reset(seed=seed)
         ids = self.tasks(self.split)
         drawn = ids[int(self.np_random.integers(len(ids)))]
-        self._task = self._load(str((options or {}).get("task") or drawn))
-        self._sandbox = None
+        task = self._load(str((options or {}).get("task") or drawn))
+        self._sandbox = self._at = None
         self._lent.close()
-        taken = self._pool.take(places.settings(self._task, self._limits, self._allow))
-        self._sandbox = self._lent.enter_context(taken)
-        self._form.begin(self._sandbox, self._task)
-        self._grade: Grade | None = None
+        settings = places.settings(task, self._limits, self._allow)
+        sandbox = self._sandbox = self._lent.enter_context(self._pool.take(settings))
+        self._form.begin(sandbox, task)
+        workspace = Workspace(sandbox, task)
+        self._at, self._grade = (task, workspace), None
+        self._plan = self._form.oracle(workspace.wanted())
         self._patched = self._untested = False
-        self._look()
-        info = {"task_id": self._task.id, "answer": gold(self._task), "caption": "An agent is to mend a bug."}
-        return self._task.statement, info | self._state()
+        info = {"task_id": task.id, "answer": gold(task), "caption": "An agent is to mend a bug."}
+        return task.statement, info | self._state()
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry a turn out."""
-        sandbox, before = self._now, self._counted
+        task, workspace = self._now
+        before = workspace.patch
         played = self._form.play(action)
-        if self._grade is None:
-            self._look()
-        self._untested |= self._counted != before
+        if self._grade is None and workspace.look():
+            self._plan = self._form.oracle(workspace.wanted())
+        self._untested |= workspace.patch != before
         components = {
             "format": float(played.parses),
             "call": float(played.valid),
             "scaffold": float(played.allowed),
             "tests": float(played.tested and self._untested),
-            "patch": float(bool(self._counted) and not self._patched),
+            "patch": float(bool(workspace.patch) and not self._patched),
         }
         self._untested &= not played.tested
-        self._patched |= bool(self._counted)
+        self._patched |= bool(workspace.patch)
         info: dict[str, Any] = {"valid": played.valid, "caption": played.caption, "reward_components": components}
         if self._grade is None:
             return played.observation, 0.0, False, False, info | self._state()
-        assert self._task is not None and sandbox
-        others = max(len(self._task.pass_to_pass), 1)
         components["fail_to_pass"] = self._grade.fail_to_pass
-        components["regressions"] = -len(self._grade.regressions) / others
+        components["regressions"] = -len(self._grade.regressions) / max(len(task.pass_to_pass), 1)
         outcome, result = self.score(), self._grade.result
         info |= {"outcome": outcome, "success": result == "resolved", "result": result}
         info["caption"] += f" {_told(self._grade)}"
@@ -206,17 +203,17 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         return [] if self._grade is not None else list(self._plan)
 
     def close(self) -> None:
-        """Close the sandbox."""
-        self._sandbox = None
+        """Close the sandboxes."""
+        self._sandbox = self._at = None
         self._lent.close()
-        self._grading.close()
         self._pool.close()
+        self._judge.close()
 
     @property
-    def _now(self) -> Sandbox:
-        if self._sandbox is None:
+    def _now(self) -> tuple[SweTask, Workspace]:
+        if self._at is None:
             raise ResetNeeded("SWE: call reset before step")
-        return self._sandbox
+        return self._at
 
     def _load(self, task: str) -> SweTask:
         if self._file is None:
@@ -225,65 +222,19 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
             raise ValueError(f"SWE: no task {task!r} in the file of tasks")
         return self._file[task]
 
-    def _look(self) -> None:
-        """See what is otherwise in the workspace, and what is left to do."""
-        assert self._task is not None
-        diff = self._now.diff()
-        if diff == getattr(self, "_diff", None) and self._seen is self._task:
-            return
-        self._diff, self._seen = diff, self._task
-        self._counted = changes(self._task, diff)[0]
-        self._plan = self._form.oracle(self._wanted())
-
-    def _wanted(self) -> dict[str, tuple[bytes | None, bytes | None]]:
-        """Return the files of the package that are not as they are without the bug."""
-        assert self._task is not None
-        tree, clean = base(self._task), {file: then for file, (_, then) in texts(self._task).items()}
-        files = set(package(self._task.package).files(tree))
-        wanted = {}
-        for path in sorted({*clean, *self._counted, *(files & self._diff.keys())}):
-            original = (tree / path).read_bytes() if (tree / path).is_file() else None
-            now, then = _content(self._diff, path, original), clean.get(path, original)
-            if now != then:
-                wanted[path] = now, then
-        return wanted
-
     def _submit(self) -> str:
-        assert self._task is not None
-        self._look()
-        key = blake2b(repr((self._task, sorted(self._counted.items()))).encode()).digest()
-        if (known := _grades.get(key)) is None:
-            known = grade(self._task, self._diff, self._take)
-            _grades[key] = known
-            while len(_grades) > MAX_GRADES:
-                _grades.popitem(last=False)
-        self._grade = known
-        return _told(known)
-
-    @contextmanager
-    def _take(self, settings: Any) -> Any:
-        if not hasattr(self, "_graders"):
-            self._graders = self._grading.enter_context(places.grading(self.backend))
-        with self._graders.take(replace(settings, allow=settings.allow | self._allow)) as sandbox:
-            yield sandbox
+        task, workspace = self._now
+        workspace.look()
+        self._grade = self._judge.grade(task, workspace)
+        return _told(self._grade)
 
     def _state(self) -> dict[str, Any]:
-        assert self._task is not None
-        rows = [[path, *((node.kind, node.data.hex(), node.mode) if node else ())] for path, node in self._diff.items()]
-        text = json.dumps([sorted(rows), self._form.state(), self._grade is not None])
-        plan = self.oracle()
-        files = list(dict.fromkeys(edit.file for edit in self._task.edits))
-        actions = [] if self._grade is not None else list(dict.fromkeys([*plan[:1], *self._form.hints(files)]))
-        key = blake2b(text.encode(), digest_size=12).hexdigest()
+        task, workspace = self._now
+        files = list(dict.fromkeys(edit.file for edit in task.edits))
+        plan, over = self.oracle(), self._grade is not None
+        key = blake2b(f"{workspace.key} {self._form.state()} {over}".encode(), digest_size=12).hexdigest()
+        actions = [] if over else list(dict.fromkeys([*plan[:1], *self._form.hints(files)]))
         return {"state_key": key, "potential": float(-len(plan)), "actions": actions}
-
-
-def _content(diff: Mapping[str, Node | None], path: str, original: bytes | None) -> bytes | None:
-    """Return what a file has now; None where there is none, or something else in its place."""
-    if path not in diff:
-        return original
-    node = diff[path]
-    return node.data if node is not None and node.kind == "file" else None
 
 
 def _told(grade: Grade) -> str:
@@ -291,6 +242,7 @@ def _told(grade: Grade) -> str:
     if grade.result == "empty_patch":
         return "Submitted: nothing was changed that counts."
     if grade.run is not None and not grade.run.complete:
-        return "Submitted: the tests do not come to their end."
-    share, n = f"{grade.fail_to_pass:.0%} of the failing tests pass", len(grade.regressions)
-    return f"Submitted: {share}{f', {n} others fail now' if n else ''}. {'Solved' if grade.result == 'resolved' else 'Not solved'}."
+        return "Submitted: the tests do not come to their end. Not solved."
+    others = f", {len(grade.regressions)} others fail now" if grade.regressions else ""
+    solved = "Solved" if grade.result == "resolved" else "Not solved"
+    return f"Submitted: {grade.fail_to_pass:.0%} of the failing tests pass{others}. {solved}."

@@ -1,4 +1,4 @@
-"""What is left to do in a workspace until the bug is gone, as actions: replacements of texts, from whatever is there."""
+"""What is left to do until the bug is gone, as actions: replacements of texts, from whatever is there."""
 
 from __future__ import annotations
 

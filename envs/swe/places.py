@@ -1,27 +1,33 @@
-"""The sandboxes of an environment: one for its agent, and a few to grade in that all of a process share."""
+"""The sandboxes of an environment: one for its agent, and a few to grade in, which all of a process share."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields, replace
 from functools import partial
 
 from milepost.envs.names import did_you_mean
 from milepost.envs.swe import test_tools
+from milepost.envs.swe.grade import Grade, grade
 from milepost.envs.swe.tasks import SweTask, base
 from milepost.envs.swe.testing import TOOLS
+from milepost.envs.swe.workspace import Workspace
 from milepost.sandbox.bases import prepare
-from milepost.sandbox.core import Limits, Settings
+from milepost.sandbox.core import Limits, Sandbox, Settings
 from milepost.sandbox.make import make, resolve
 from milepost.sandbox.pool import Pool
 
+MAX_GRADES = 256
 _lock = threading.Lock()
-_grading: dict[tuple[int, str], tuple[Pool, set[int]]] = {}
-"""By process and backend: the pool, and who uses it."""
+_grades: OrderedDict[tuple[SweTask, frozenset[tuple[str, bytes | None]]], Grade] = OrderedDict()
+"""Of patches that were graded lately: tests are deterministic, and attempts of a group often equal."""
+_pools: dict[tuple[int, str], tuple[Pool, list[int]]] = {}
+"""By process and backend: the pool to grade in, and how many use it."""
 
 
 def found(backend: str) -> str:
@@ -62,18 +68,54 @@ def agents(backend: str) -> Pool:
     return Pool(partial(make, backend), 1)
 
 
+class Judge:
+    """Grades what an agent made, in a sandbox that no agent had; equal patches once."""
+
+    def __init__(self, backend: str, allow: frozenset[str]) -> None:
+        self._backend, self._allow = backend, allow
+        self._held = ExitStack()
+        self._pool: Pool | None = None
+
+    def grade(self, task: SweTask, workspace: Workspace) -> Grade:
+        """Return the grade of what is in a workspace.
+
+        Raises:
+            SandboxError: The sandbox broke; what the patch does is a grade.
+        """
+        key = task, frozenset(workspace.patch.items())
+        known = _grades.get(key)
+        if known is None:
+            known = _grades[key] = grade(task, workspace.diff, self._take)
+            while len(_grades) > MAX_GRADES:
+                _grades.popitem(last=False)
+        return known
+
+    def close(self) -> None:
+        """Leave the pool."""
+        self._pool = None
+        self._held.close()
+
+    @contextmanager
+    def _take(self, settings: Settings) -> Iterator[Sandbox]:
+        self._pool = self._pool or self._held.enter_context(_shared(self._backend))
+        with self._pool.take(replace(settings, allow=settings.allow | self._allow)) as sandbox:
+            yield sandbox
+
+
 @contextmanager
-def grading(backend: str) -> Iterator[Pool]:
-    """Lend the pool to grade in, as large as there are processors; it is closed when nobody uses it any more."""
-    key, user = (os.getpid(), backend), object()
+def _shared(backend: str) -> Iterator[Pool]:
+    """Lend the pool to grade in, as large as there are processors; who leaves it last closes it."""
+    key = os.getpid(), backend
     with _lock:
-        pool, users = _grading.setdefault(key, (Pool(partial(make, backend), max(2, os.cpu_count() or 2)), set()))
-        users.add(id(user))
+        if key not in _pools:
+            _pools[key] = Pool(partial(make, backend), max(2, os.cpu_count() or 2)), [0]
+        pool, n_users = _pools[key]
+        n_users[0] += 1
     try:
         yield pool
     finally:
         with _lock:
-            users.discard(id(user))
-            last = not users and _grading.pop(key, None) is not None
+            n_users[0] -= 1
+            last = not n_users[0] and _pools.pop(key, None) is not None
         if last:
             pool.close()

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from milepost.envs.swe.answers import MAX_LINE, Room, listed, tested, window
 from milepost.envs.swe.tasks import SweTask
-from milepost.envs.swe.testing import PYTHON, TestRun, run_tests
+from milepost.envs.swe.testing import PYTHON, run_tests
 from milepost.envs.tool_schema import ToolError
 from milepost.sandbox.core import Result, Sandbox
 
 NAMES = ("open", "scroll", "search", "find", "edit", "run_tests", "submit")
 MAX_FILE = 1 << 20
 """Bytes of a file that is opened or edited."""
-MAX_LINE = 200
-"""Characters of a line that is shown."""
 FIND_S = 20.0
 AROUND = 2
 """Lines shown before and after an edit."""
@@ -27,15 +25,6 @@ SYNTAX = (
     "except Exception as error: sys.exit(f'{type(error).__name__}: {error}')"
 )
 """Run by the Python that runs the tests; what an agent wrote is not parsed outside its sandbox."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """How much an answer may say, and how long a turn may take."""
-
-    lines: int = 40
-    chars: int = 1500
-    timeout_s: float = 60.0
 
 
 class Workbench:
@@ -90,7 +79,7 @@ class Workbench:
         found = self._run(["/bin/bash", "-c", command, "search", text, self._below(path)])
         if found.exit_code == 66:
             raise ToolError(f"There is no {path!r}.")
-        return self._list("match", found)
+        return self._list("match", "matches", found)
 
     def find(self, name: str) -> str:
         """Find files by their name.
@@ -103,7 +92,7 @@ class Workbench:
         if test == "-path":
             pattern = f"*{pattern}"
         command = 'find . -name .git -prune -o -type f "$1" "$2" -print | LC_ALL=C sort'
-        return self._list("file", self._run(["/bin/bash", "-c", command, "find", test, pattern]))
+        return self._list("file", "files", self._run(["/bin/bash", "-c", command, "find", test, pattern]))
 
     def edit(self, file: str, old: str, new: str) -> str:
         """Replace a text of a file; it has to be there exactly once.
@@ -153,7 +142,7 @@ class Workbench:
         except ValueError as error:
             raise ToolError(f"run_tests: {error}.") from None
         self.n_runs += 1
-        return self.cut(_told(found, self._room.timeout_s))
+        return self._room.cut(tested(found, self._room.timeout_s))
 
     def submit(self) -> str:
         """Hand in the package as it is. This ends the task."""
@@ -166,47 +155,18 @@ class Workbench:
             return ""
         return (found.output.strip().splitlines() or ["it cannot be read"])[-1][:MAX_LINE]
 
-    def cut(self, text: str) -> str:
-        """Return a text of no more than there is room for: its beginning and its end, and what is left out."""
-        lines = text.splitlines()
-        if len(lines) > self._room.lines:
-            half = max(self._room.lines // 2, 1)
-            lines = [*lines[:half], f"[... {len(lines) - 2 * half} lines left out ...]", *lines[-half:]]
-        text, half = "\n".join(lines), self._room.chars // 2
-        if len(text) > self._room.chars:
-            text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+    def _window(self, file: str, first: int, n: int | None = None) -> str:
+        """Show lines of a file, and have it open there."""
+        text, first = window(file, _lines(self._text(file)), first, n or self._room.lines, self._room)
+        self.view = file, first
         return text
 
-    def _window(self, file: str, first: int, n: int | None = None) -> str:
-        """Show lines of a file with their numbers, as many as there is room for, and have it open there."""
-        lines = _lines(self._text(file))
-        n = min(n or self._room.lines, self._room.lines)
-        first = max(1, min(first, len(lines) - n + 1))
-        shown, room = [], self._room.chars
-        for number, line in enumerate(lines[first - 1 : first - 1 + n], first):
-            row = f"{number}|{_short(line)}"
-            room -= len(row) + 1
-            if room < 0 and shown:
-                break
-            shown.append(row)
-        self.view = file, first
-        return "\n".join([f"{file}, lines {first}-{first + len(shown) - 1} of {len(lines)}:", *shown])
-
-    def _list(self, what: str, found: Result) -> str:
-        """Show what was found, a line each."""
+    def _list(self, one: str, several: str, found: Result) -> str:
         if found.timed_out:
             raise ToolError(f"This took longer than {FIND_S:g} s.")
-        rows = [_short(line.removeprefix("./")) for line in found.head.decode("utf-8", "backslashreplace").splitlines()]
-        more = " or more" if found.n_omitted else ""
-        room, shown = self._room.chars, []
-        for row in rows[: self._room.lines]:
-            room -= len(row) + 1
-            if room >= 0:
-                shown.append(row)
-        left = len(rows) - len(shown)
-        rest = [f"[... {left}{more} left out; ask for something narrower ...]"] if left else []
-        plural = "" if len(rows) == 1 and not more else "es" if what == "match" else "s"
-        return "\n".join([f"{len(rows)}{more} {what}{plural}{':' if rows else '.'}", *shown, *rest])
+        lines = found.head.decode("utf-8", "backslashreplace").splitlines()
+        rows = [line.removeprefix("./") for line in lines]
+        return listed(rows, one, several, self._room, found.n_omitted > 0)
 
     def _text(self, file: str, new: bool = False) -> str:
         """Return a file's text; the empty one of a file that is to be made."""
@@ -250,27 +210,6 @@ def shown(task: SweTask) -> list[str]:
     return [test for test in task.fail_to_pass if test in lines] or list(task.fail_to_pass)
 
 
-def _told(run: TestRun, timeout_s: float) -> str:
-    """Say how tests went: how many pass, and why the others do not."""
-    if run.timed_out:
-        return f"The tests took longer than {timeout_s:g} s and were stopped."
-    if not run.complete:
-        return f"The tests did not come to their end.\n{run.output}"
-    counted = [test for test, outcome in run.outcomes.items() if outcome != "skipped"]
-    if not counted:
-        return f"No test was run.\n{run.output}"
-    bad = [test for test in counted if run.outcomes[test] != "passed"]
-    lines = [f"{len(counted) - len(bad)} of {len(counted)} tests pass."]
-    for test in sorted(bad):
-        said = [line for line in run.messages.get(test, "").splitlines() if line.strip()]
-        lines += [test, *(f"    {line}" for line in said[:4])]
-    return "\n".join(lines)
-
-
 def _lines(text: str) -> list[str]:
     """Return lines as editors and Python number them: only a line feed ends one."""
     return text.removesuffix("\n").split("\n") if text else []
-
-
-def _short(line: str) -> str:
-    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} [... {len(line) - MAX_LINE} characters more]"

@@ -1,0 +1,84 @@
+"""How a tool's answer is written: short, stable, and with what was left out said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from milepost.envs.swe.testing import TestRun
+
+MAX_LINE = 200
+"""Characters of a line that is shown."""
+MAX_MESSAGE = 4
+"""Lines of a test's error."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much an answer may say, and how long a turn may take."""
+
+    lines: int = 40
+    chars: int = 1500
+    timeout_s: float = 60.0
+
+    def cut(self, text: str) -> str:
+        """Return a text's beginning and end, as much as there is room for."""
+        lines = text.splitlines()
+        if len(lines) > self.lines:
+            half = max(self.lines // 2, 1)
+            lines = [*lines[:half], f"[... {len(lines) - 2 * half} lines left out ...]", *lines[-half:]]
+        text, half = "\n".join(lines), self.chars // 2
+        if len(text) > self.chars:
+            text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+        return text
+
+    def fitting(self, rows: Sequence[str]) -> list[str]:
+        """Return the first rows, as many as there is room for, at least one."""
+        found: list[str] = []
+        left = self.chars
+        for row in map(_short, rows[: self.lines]):
+            left -= len(row) + 1
+            if left < 0 and found:
+                break
+            found.append(row)
+        return found
+
+
+def listed(rows: Sequence[str], one: str, several: str, room: Room, more: bool = False) -> str:
+    """Return what was found, a line each, with their number; ``more``: there are more than these."""
+    fits = room.fitting(rows)
+    n = f"{len(rows)}{' or more' if more else ''} {one if len(rows) == 1 and not more else several}"
+    left = len(rows) - len(fits)
+    rest = (
+        [f"[... {left}{' or more' if more else ''} left out; ask for something narrower ...]"] if left or more else []
+    )
+    return "\n".join([f"{n}{':' if rows else '.'}", *fits, *rest])
+
+
+def window(file: str, lines: Sequence[str], first: int, n: int, room: Room) -> tuple[str, int]:
+    """Return ``n`` numbered lines of a file as far as there is room, and the number of the first of them."""
+    n = min(n, room.lines)
+    first = max(1, min(first, len(lines) - n + 1))
+    rows = room.fitting([f"{number}|{line}" for number, line in enumerate(lines[first - 1 : first - 1 + n], first)])
+    return "\n".join([f"{file}, lines {first}-{first + len(rows) - 1} of {len(lines)}:", *rows]), first
+
+
+def tested(run: TestRun, timeout_s: float) -> str:
+    """Return how tests went: how many pass, and why the others do not."""
+    if run.timed_out:
+        return f"The tests took longer than {timeout_s:g} s and were stopped."
+    if not run.complete:
+        return f"The tests did not come to their end.\n{run.output}"
+    counted = [test for test, outcome in run.outcomes.items() if outcome != "skipped"]
+    if not counted:
+        return f"No test was run.\n{run.output}"
+    bad = [test for test in counted if run.outcomes[test] != "passed"]
+    lines = [f"{len(counted) - len(bad)} of {len(counted)} tests pass."]
+    for test in sorted(bad):
+        said = [line for line in run.messages.get(test, "").splitlines() if line.strip()]
+        lines += [test, *(f"    {line}" for line in said[:MAX_MESSAGE])]
+    return "\n".join(lines)
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} [... {len(line) - MAX_LINE} characters more]"
