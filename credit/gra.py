@@ -189,7 +189,7 @@ def _by_result(method: str, worth: Mapping[str, float], unfinished: str, episode
     """Return what an episode's end is worth by its label; None where it does not count."""
     if episode.stop is None or not episode.stop.counts or not episode.turns:
         return None
-    found = episode.turns[-1].info.get("result", None if episode.stop is Stop.TERMINATED else unfinished)
+    found: Any = episode.turns[-1].info.get("result", None if episode.stop is Stop.TERMINATED else unfinished)
     if found not in worth:
         expected = f"info['result'] on the last turn, one of {', '.join(worth)}"
         raise ContractError(f"{method} needs {expected}; {episode.env_id} gave {found!r}")

@@ -135,7 +135,7 @@ def test_a_profile_says_which_label_it_misses():
 
 
 def test_an_unknown_profile_is_named_with_the_nearest():
-    with pytest.raises(ValueError, match="no profile 'swf' .did you mean 'swe'"):
+    with pytest.raises(ValueError, match=r"no profile 'swf' .did you mean 'swe'"):
         GRA(profile="swf")
 
 
