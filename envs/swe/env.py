@@ -107,8 +107,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         self._limits = Limits(memory=memory, processes=processes, disk=disk)
         self._file = {task.id: task for task in read(Path(tasks))} if tasks is not None else None
         self._level, self._packages = level, tuple(packages)
-        if not self.tasks(split):
-            raise ValueError(f"SWE: there is no task of split {split!r}, level {level!r} and packages {packages!r}")
+        self.tasks(split)
         self._form = FORMS[actions](Room(max_lines, max_chars, turn_timeout_s), self._submit)
         self.instructions, self.tools = self._form.instructions, list(self._form.tools)
         self._pool = places.agents(self.backend)
@@ -146,9 +145,13 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
             ValueError: There is no such task, or its bug makes none here.
         """
         super().reset(seed=seed)
-        ids = self.tasks(self.split)
-        drawn = ids[int(self.np_random.integers(len(ids)))]
-        task = self._load(str((options or {}).get("task") or drawn))
+        chosen = (options or {}).get("task")
+        if chosen is None:
+            ids = self.tasks(self.split)
+            if not ids:
+                raise ValueError(f"SWE: there is no task of the split {self.split!r} to draw from")
+            chosen = ids[int(self.np_random.integers(len(ids)))]
+        task = self._load(str(chosen))
         self._sandbox = self._at = None
         self._lent.close()
         settings = places.settings(task, self._limits, self._allow)
