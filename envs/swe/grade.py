@@ -63,7 +63,7 @@ def grade(
     with take(Settings(base=tree, mounts={TOOLS: prepare(test_tools.tools())})) as sandbox:
         sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in counted.items()})
         wanted = [*task.fail_to_pass, *task.pass_to_pass]
-        run = run_tests(sandbox, task.tests, wanted, TIMEOUT_S, cpu_s=MAX_CPU_S, memory=MEMORY)
+        run = run_tests(sandbox, task.tests, wanted, TIMEOUT_S, cpu_s=MAX_CPU_S, memory=MEMORY, guarded=True)
     solved = sum(run.passed([test]) for test in task.fail_to_pass)
     regressions = tuple(test for test in task.pass_to_pass if not run.passed([test]))
     resolved = solved == len(task.fail_to_pass) and not regressions
