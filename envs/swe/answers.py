@@ -69,14 +69,16 @@ def tested(run: TestRun, timeout_s: float) -> str:
         return f"The tests took longer than {timeout_s:g} s and were stopped."
     if not run.complete:
         return f"The tests did not come to their end.\n{run.output}"
-    counted = [test for test, outcome in run.outcomes.items() if outcome != "skipped"]
-    if not counted:
+    # A file that could not be read has an error of its own, and its tests were not run.
+    files = [name for name in run.outcomes if "::" not in name and run.outcomes[name] != "skipped"]
+    tests = [name for name, outcome in run.outcomes.items() if "::" in name and outcome != "skipped"]
+    if not files and not tests:
         return f"No test was run.\n{run.output}"
-    bad = [test for test in counted if run.outcomes[test] != "passed"]
-    lines = [f"{len(counted) - len(bad)} of {len(counted)} tests pass."]
-    for test in sorted(bad):
-        said = [line for line in run.messages.get(test, "").splitlines() if line.strip()]
-        lines += [test, *(f"    {line}" for line in said[:MAX_MESSAGE])]
+    bad = sorted(name for name in tests if run.outcomes[name] != "passed")
+    lines = [f"{len(tests) - len(bad)} of {len(tests)} tests pass."]
+    for name in [*files, *(name for name in bad if name in run.messages or not files)]:
+        said = [line for line in run.messages.get(name, "").splitlines() if line.strip()]
+        lines += [name, *(f"    {line}" for line in said[:MAX_MESSAGE])]
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from milepost.envs.swe.answers import MAX_LINE, Room, listed, tested, window
+from milepost.envs.swe.grade import MEMORY
 from milepost.envs.swe.tasks import SweTask
 from milepost.envs.swe.testing import PYTHON, run_tests
 from milepost.envs.tool_schema import ToolError
@@ -74,7 +75,7 @@ class Workbench:
         # Sorted in there: the order of folders differs between file systems, and the end may not be shown.
         command = (
             'set -o pipefail; [ -e "$2" ] || exit 66; '
-            'grep -rnIF --exclude-dir=.git -e "$1" -- "$2" | LC_ALL=C sort -t: -k1,1 -k2,2n'
+            'grep -rnHIF --exclude-dir=.git -e "$1" -- "$2" | LC_ALL=C sort -t: -k1,1 -k2,2n'
         )
         found = self._run(["/bin/bash", "-c", command, "search", text, self._below(path)])
         if found.exit_code == 66:
@@ -116,8 +117,9 @@ class Workbench:
         if file.endswith(".py") and (why := self.syntax_error(edited)):
             raise ToolError(f"Not edited: {file} would not be Python any more: {why}.")
         self._write(file, edited)
-        first, n = text.count("\n", 0, at) + 1, new.count("\n") + 1
-        return f"Edited. {self._window(file, first - AROUND, n + 2 * AROUND)}"
+        line = text.count("\n", 0, at) + 1
+        first, last = max(line - AROUND, 1), min(line + new.count("\n") + AROUND, len(_lines(edited)))
+        return f"Edited. {self._window(file, first, max(last - first + 1, 1))}"
 
     def run_tests(self, tests: str = "") -> str:
         """Run tests: those that failed at first, or others.
@@ -138,7 +140,7 @@ class Workbench:
         else:
             files, ids = [*options, *words], None
         try:
-            found = run_tests(self._sandbox, files, ids, self._room.timeout_s)
+            found = run_tests(self._sandbox, files, ids, self._room.timeout_s, memory=MEMORY)
         except ValueError as error:
             raise ToolError(f"run_tests: {error}.") from None
         self.n_runs += 1
