@@ -173,7 +173,7 @@ class BashActions:
         sandbox.session().run(f"export PYTHONPATH={path} PYTEST_ADDOPTS='{options}' COLUMNS=100", timeout_s=20.0)
 
     def _told(self, found: Result) -> str:
-        output = _TIME.sub("", found.output.replace(f"{self._sandbox.workspace}/", "")).rstrip()
+        output = _TIME.sub("", found.output).rstrip()
         lines = [output] if output else []
         if found.timed_out:
             lines.append(f"[stopped after {self._room.timeout_s:g} s; the shell began anew]")

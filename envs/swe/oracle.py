@@ -17,7 +17,7 @@ def tool_moves(wanted: Wanted, parses: Callable[[str], bool]) -> list[str]:
     """
     moves = []
     for path, (now, then) in wanted.items():
-        old, new = ((data or b"").decode("utf-8", "replace") for data in (now, then))
+        old, new = ((data or b"").decode() for data in (now, then))
         moves += [call("edit", file=path, old=a, new=b) for a, b in replacements(old, new, parses)]
     return [*moves, call("submit")]
 
@@ -35,7 +35,7 @@ def bash_moves(wanted: Wanted, workspace: str) -> list[str]:
             before, lines = f"rm -rf {file}; mkdir -p {folder}\n", [f"text = {then.decode()!r}"]
         else:
             before, lines = "", ["text = file.read_bytes().decode()"]
-            pairs = replacements(now.decode("utf-8", "replace"), then.decode(), lambda text: True)
+            pairs = replacements(now.decode(), then.decode(), lambda text: True)
             lines += [f"text = text.replace({old!r}, {new!r})" for old, new in pairs]
         head = ["python3 - <<'EOF'", "from pathlib import Path", f"file = Path({place!r})"]
         moves.append(block(before + "\n".join([*head, *lines, "file.write_bytes(text.encode())", "EOF"])))

@@ -53,4 +53,10 @@ class Workspace:
         if path not in self.diff:
             return original
         node = self.diff[path]
-        return node.data if node is not None and node.kind == "file" else None
+        if node is None or node.kind != "file":
+            return None
+        try:
+            node.data.decode()
+        except UnicodeDecodeError:
+            return None
+        return node.data
