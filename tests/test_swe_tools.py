@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sandboxes import open_one
@@ -51,8 +50,8 @@ def test_open_shows_numbered_lines_around_one_and_scroll_goes_on_from_there(sand
     with pytest.raises(ToolError, match="No file is open"):
         bench.scroll()
     assert bench.open("tiny.py", 6) == (
-        "tiny.py, lines 4-7 of 16:\n4|def total(numbers, start=0):\n5|    result = start\n6|    for number in numbers:\n"
-        "7|        if number > 100 and number < 50:"
+        "tiny.py, lines 4-7 of 16:\n4|def total(numbers, start=0):\n5|    result = start\n"
+        "6|    for number in numbers:\n7|        if number > 100 and number < 50:"
     )
     assert bench.scroll("down").startswith("tiny.py, lines 8-11 of 16:\n8|            result += 1")
     assert bench.scroll("up").startswith("tiny.py, lines 4-7 of 16:")
@@ -170,7 +169,7 @@ def test_what_would_break_a_parser_is_no_python(bench: Workbench, sandbox: Guest
 def test_an_empty_old_text_makes_a_file_where_there_is_none(bench: Workbench, sandbox: GuestSandbox):
     assert bench.edit("pkg/new.py", "", "x = 1\n").startswith("Edited. pkg/new.py, lines 1-1 of 1:\n1|x = 1")
     assert text_of(sandbox, "pkg/new.py") == "x = 1\n"
-    with pytest.raises(ToolError, match="no file|No such file|not"):
+    with pytest.raises(ToolError, match=r"nothing\.py"):
         bench.edit("nothing.py", "x", "y")
 
 
