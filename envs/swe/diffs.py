@@ -207,7 +207,8 @@ def _place(text: Sequence[bytes], lines: Sequence[bytes], at: int) -> int | None
 def _git(line: bytes) -> tuple[str, str]:
     """Return the two paths of git's own line, which only a rename has different: it names them once more."""
     same = re.fullmatch(rb'("?)a/(.+) \1b/\2', line[11:].rstrip(b"\n"))
-    return (_text(same[1] + same[2]),) * 2 if same else ("", "")
+    path = _text(same[1] + same[2]) if same else ""
+    return path, path
 
 
 def _ends(git: tuple[str, str], kind: bytes) -> tuple[str, str]:

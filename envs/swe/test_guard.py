@@ -74,8 +74,9 @@ class Guard:
     def _hooks(self, manager: Any) -> Iterator[str]:
         """Plugins are pytest's own, ours, and the original ``conftest.py`` files."""
         import pluggy
+        from pluggy._callers import _multicall
 
-        if manager._inner_hookexec is not pluggy._callers._multicall:
+        if manager._inner_hookexec is not _multicall:
             yield "the calls of hooks"
         for name, caller in vars(manager.hook).items():
             if not isinstance(caller, pluggy.HookCaller):

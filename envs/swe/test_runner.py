@@ -45,10 +45,9 @@ def main() -> None:
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     keys = [os.urandom(32)]
-    key, (reports, tell), (output, say), (begin, go) = keys[0], os.pipe(), os.pipe(), os.pipe()
+    (reports, tell), (output, say), (begin, go) = os.pipe(), os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        del key  # no frame of the child has it
         prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         os.close(reports)
         os.close(output)
@@ -69,7 +68,7 @@ def main() -> None:
     secret = _read(32).decode()
     with _canary(config):
         os.close(go)
-        report = _listen(pid, reports, output, key, config["timeout_s"])
+        report = _listen(pid, reports, output, keys[0], config["timeout_s"])
     os.write(1, b"\n")
     rest = memoryview(f"{secret} {json.dumps(report)}\n".encode())
     while rest:
@@ -182,6 +181,7 @@ def _child(config: dict[str, Any], tell: int, begin: int, keys: list[bytes]) -> 
         # Byte code of the workspace is never believed: it may be of other sources.
         sys.pycache_prefix = os.path.join(os.environ.get("TMPDIR", "/tmp"), "no-bytecode")
         sys.path += roots
+        # No frame keeps the key.
         reporter = _reporter(config["ids"], config["canary"], tell, keys.pop())
         if config["guard"]:
             # With builtins of its own, so that it goes on seeing when those are changed.

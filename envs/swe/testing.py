@@ -144,8 +144,9 @@ def _read(result: Result, secret: str, ids: Sequence[str] | None, canary: Canary
             changed.append("the canary")
         # Tests failed, as pytest has to know: those of the canary.
         complete = complete and report["end"] == 1 and not changed
-        outcomes = {test: outcome for test, outcome in outcomes.items() if not canary.owns(test)}
-        messages = {test: message for test, message in messages.items() if not canary.owns(test)}
+        for test in filter(canary.owns, list(outcomes)):
+            del outcomes[test]
+            messages.pop(test, None)
     return TestRun(
         unreported | outcomes,
         complete,
