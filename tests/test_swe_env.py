@@ -130,7 +130,26 @@ def test_what_does_not_count_is_no_patch(file: Path):
         info = played(env, call("edit", file="test_tiny.py", old="== 4", new="== 16"), call("submit"))
         assert info["result"] == "empty_patch"
         assert [turn.info["reward_components"]["patch"] for turn in env.episode.turns] == [0.0, 0.0]
-        assert "nothing was changed that counts" in str(env.episode.last)
+        assert env.episode.last == (
+            "Submitted: nothing was changed that counts. test_tiny.py: a test, or a part of the tests."
+        )
+
+
+def test_a_workspace_with_more_in_it_than_can_be_taken_out_is_no_patch_and_no_crash(file: Path):
+    big = "```bash\ntruncate -s 200M a; truncate -s 200M b; sed -i 's|[*] 2|// 2|' tiny.py\n```"
+    with begun(file, backend="local", actions="bash") as env:
+        assert not env.step(big)[2]
+        assert played(env, "```bash\nsubmit\n```")["result"] == "empty_patch"
+        assert "all: " in str(env.episode.last)
+    with begun(file, backend="local", actions="bash") as env:
+        assert played(env, big, "```bash\nrm a b\n```", "```bash\nsubmit\n```")["result"] == "resolved"
+
+
+def test_a_full_disk_is_an_observation(file: Path):
+    with begun(file, actions="bash", disk=1 << 20) as env:
+        shown, *_ = env.step("```bash\nhead -c 4M /dev/zero > a; sed -i 's|[*] 2|// 2|' tiny.py; rm a\n```")
+        assert "No space left on device" in str(shown)
+        assert solve(env)["result"] == "resolved"
 
 
 def test_a_patch_that_hangs_or_ends_the_tests_is_a_grade_and_not_a_crash(file: Path):

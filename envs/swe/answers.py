@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from milepost.envs.swe.grade import Grade
 from milepost.envs.swe.testing import TestRun
 
 MAX_LINE = 200
 """Characters of a line that is shown."""
 MAX_MESSAGE = 4
 """Lines of a test's error."""
+MAX_IGNORED = 3
+"""Changes that do not count, of which it is told why."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,18 @@ def tested(run: TestRun, timeout_s: float) -> str:
         said = [line for line in run.messages.get(name, "").splitlines() if line.strip()]
         lines += [name, *(f"    {line}" for line in said[:MAX_MESSAGE])]
     return "\n".join(lines)
+
+
+def submitted(grade: Grade, ignored: Mapping[str, str]) -> str:
+    """Return how a submission was graded; where nothing counts, why."""
+    if grade.result == "empty_patch":
+        whys = "".join(f" {path}: {why}." for path, why in list(ignored.items())[:MAX_IGNORED])
+        return f"Submitted: nothing was changed that counts.{whys}"
+    if grade.run is not None and not grade.run.complete:
+        return "Submitted: the tests do not come to their end. Not solved."
+    others = f", {len(grade.regressions)} others fail now" if grade.regressions else ""
+    solved = "Solved" if grade.result == "resolved" else "Not solved"
+    return f"Submitted: {grade.fail_to_pass:.0%} of the failing tests pass{others}. {solved}."
 
 
 def _short(line: str) -> str:

@@ -14,7 +14,7 @@ from gymnasium.error import ResetNeeded
 from milepost.envs.core import Mixed, Observation, Utf8
 from milepost.envs.swe import places, trials
 from milepost.envs.swe.actions import FORMS
-from milepost.envs.swe.answers import Room
+from milepost.envs.swe.answers import Room, submitted
 from milepost.envs.swe.grade import Grade
 from milepost.envs.swe.packages import packages as known_packages
 from milepost.envs.swe.tasks import LEVELS, SweTask, default_ids, gold, read
@@ -89,7 +89,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         max_lines: int = 40,
         max_chars: int = 1500,
         memory: int = 1 << 30,
-        disk: int = 1 << 28,
+        disk: int = 1 << 26,
         processes: int = 128,
         allow: Sequence[str] = (),
     ) -> None:
@@ -188,7 +188,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         components["regressions"] = -len(self._grade.regressions) / max(len(task.pass_to_pass), 1)
         outcome, result = self.score(), self._grade.result
         info |= {"outcome": outcome, "success": result == "resolved", "result": result}
-        info["caption"] += f" {_told(self._grade)}"
+        info["caption"] += f" {submitted(self._grade, workspace.ignored)}"
         return played.observation, outcome, True, False, info | self._state()
 
     def score(self) -> float:
@@ -229,7 +229,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         task, workspace = self._now
         workspace.look()
         self._grade = self._judge.grade(task, workspace)
-        return _told(self._grade)
+        return submitted(self._grade, workspace.ignored)
 
     def _state(self) -> dict[str, Any]:
         task, workspace = self._now
@@ -238,14 +238,3 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         key = blake2b(f"{workspace.key} {self._form.state()} {over}".encode(), digest_size=12).hexdigest()
         actions = [] if over else list(dict.fromkeys([*plan[:1], *self._form.hints(files)]))
         return {"state_key": key, "potential": float(-len(plan)), "actions": actions}
-
-
-def _told(grade: Grade) -> str:
-    """Say how a submission was graded."""
-    if grade.result == "empty_patch":
-        return "Submitted: nothing was changed that counts."
-    if grade.run is not None and not grade.run.complete:
-        return "Submitted: the tests do not come to their end. Not solved."
-    others = f", {len(grade.regressions)} others fail now" if grade.regressions else ""
-    solved = "Solved" if grade.result == "resolved" else "Not solved"
-    return f"Submitted: {grade.fail_to_pass:.0%} of the failing tests pass{others}. {solved}."

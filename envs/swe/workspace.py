@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from hashlib import blake2b
 
@@ -24,18 +23,30 @@ class Workspace:
         """What is otherwise than at the beginning."""
         self.patch: Mapping[str, bytes | None] = {}
         """What of it counts: new content by file, None for one that is gone."""
+        self.ignored: Mapping[str, str] = {}
+        """What of it does not, and why."""
         self.key = ""
         """Identity of the content."""
         self.look()
 
     def look(self) -> bool:
         """Read what is there now; return whether it is something else than before."""
-        diff = self._sandbox.diff()
-        if self.key and diff == self.diff:
+        too_much = ""
+        try:
+            diff = self._sandbox.diff()
+        except ValueError as error:  # more than can be taken out of a sandbox whose disk is not limited
+            diff, too_much = {}, str(error)
+        if self.key and diff == self.diff and not too_much:
             return False
-        self.diff, self.patch = diff, changes(self._task, diff)[0]
-        rows = [[path, *((node.kind, node.data.hex(), node.mode) if node else ())] for path, node in diff.items()]
-        self.key = blake2b(json.dumps(sorted(rows)).encode(), digest_size=12).hexdigest()
+        self.diff = diff
+        self.patch, self.ignored = changes(self._task, diff)
+        if too_much:
+            self.ignored = {"all": too_much}
+        digest = blake2b(too_much.encode(), digest_size=12)
+        for path, node in sorted(diff.items()):
+            digest.update(repr((path, node and (node.kind, node.mode, len(node.data)))).encode())
+            digest.update(node.data if node else b"")
+        self.key = digest.hexdigest()
         return True
 
     def wanted(self) -> Wanted:
