@@ -152,13 +152,13 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
                 raise ValueError(f"SWE: there is no task of the split {self.split!r} to draw from")
             chosen = ids[int(self.np_random.integers(len(ids)))]
         task = self._load(str(chosen))
-        self._sandbox = self._at = None
+        self._sandbox = self._at = self._grade = None
         self._lent.close()
         settings = places.settings(task, self._limits, self._allow)
         sandbox = self._sandbox = self._lent.enter_context(self._pool.take(settings))
         self._form.begin(sandbox, task)
         workspace = Workspace(sandbox, task)
-        self._at, self._grade = (task, workspace), None
+        self._at = task, workspace
         self._plan = self._form.oracle(workspace.wanted())
         self._patched = self._untested = False
         info = {"task_id": task.id, "answer": gold(task), "caption": "An agent is to mend a bug."}
