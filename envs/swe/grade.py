@@ -12,15 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from milepost.envs.swe.patch import changes, unified
-from milepost.envs.swe.problem import Problem, of_task
+from milepost.envs.swe.problem import Origin, Problem, of_task
 from milepost.envs.swe.tasks import SweTask
 from milepost.envs.swe.testing import TestRun
 from milepost.sandbox.core import Node, Sandbox, Settings
-
-MAX_CPU_S = 10
-"""Twice what a task's tests may take with the bug in."""
-MEMORY = 1 << 30
-TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Grade:
 
 
 def grade(
-    task: SweTask | Problem,
+    task: SweTask | Problem | Origin,
     diff: Mapping[str, Node | None],
     take: Callable[[Settings], AbstractContextManager[Sandbox]],
 ) -> Grade:
@@ -63,7 +58,7 @@ def grade(
     before = {path: file.read_bytes() for path in counted if (file := problem.base / path).is_file()}
     with take(problem.settings()) as sandbox:
         sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in counted.items()})
-        run = problem.grade_run(sandbox, TIMEOUT_S, MAX_CPU_S, MEMORY)
+        run = problem.judge(sandbox)
     solved = sum(run.passed([test]) for test in problem.fail_to_pass)
     regressions = tuple(test for test in problem.pass_to_pass if not run.passed([test]))
     resolved = solved == len(problem.fail_to_pass) and not regressions

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from milepost.envs.names import did_you_mean
-from milepost.envs.swe.testing import Outcome, TestRun, shorten
+from milepost.envs.swe.testing import TOOLS, Outcome, TestRun, shorten
 from milepost.sandbox.core import Sandbox
 
 MAX_LOG = 1 << 24
@@ -74,12 +74,12 @@ def parser(name: str) -> Parser:
 def run(
     sandbox: Sandbox, command: str, parse: str, tests: Sequence[str], ids: Sequence[str] | None, timeout_s: float
 ) -> TestRun:
-    """Run a command with the tests in the place of ``{tests}``, and read what it prints.
+    """Run a command with the tests in the place of ``{tests}``, the tools in that of ``{tools}``; read what it prints.
 
     Raises:
         SandboxError: The sandbox is gone.
     """
-    text = command.replace("{tests}", shlex.join(tests))
+    text = command.replace("{tests}", shlex.join(tests)).replace("{tools}", sandbox.place(TOOLS))
     env = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "TZ": "UTC", "COLUMNS": "120", "LC_ALL": "C.UTF-8"}
     result = sandbox.run(text, timeout_s=timeout_s, env=env, max_output=MAX_LOG)
     outcomes: dict[str, Outcome] = {}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from milepost.envs.swe.diffs import apply_text, unified
-from milepost.envs.swe.problem import Problem, of_task
+from milepost.envs.swe.problem import Origin, Problem, of_task
 from milepost.envs.swe.tasks import SweTask
 from milepost.sandbox.core import Node
 
@@ -28,7 +28,9 @@ STARTUP = re.compile(r"(^|/)(site|user)customize(\.py|/)|\.pth$")
 BYTECODE = re.compile(r"(^|/)__pycache__/|\.py[co]$")
 
 
-def changes(task: SweTask | Problem, diff: Mapping[str, Node | None]) -> tuple[dict[str, bytes | None], dict[str, str]]:
+def changes(
+    task: SweTask | Problem | Origin, diff: Mapping[str, Node | None]
+) -> tuple[dict[str, bytes | None], dict[str, str]]:
     """Return what of a ``diff`` counts, new content by file, None for a deleted one; and what does not, and why."""
     problem = of_task(task)
     counted: dict[str, bytes | None] = {}

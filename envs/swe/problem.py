@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from milepost.envs.swe import logs, test_tools
 from milepost.envs.swe.packages import package
@@ -13,6 +14,11 @@ from milepost.envs.swe.tasks import SweTask, base, gold, texts
 from milepost.envs.swe.testing import TOOLS, TestRun, run_tests
 from milepost.sandbox.bases import prepare
 from milepost.sandbox.core import Limits, Node, Sandbox, Settings
+
+MAX_CPU_S = 10
+"""Twice what a task's tests may take with the bug in."""
+MEMORY = 1 << 30
+TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +49,16 @@ class Problem:
     """A shell command that runs tests, with ``{tests}`` in it; None: pytest of the test tools, in a guarded run."""
     parser: str = "pytest"
     """Of what the command prints; see ``logs``."""
+    timeout_s: float = TIMEOUT_S
+    """For a graded run."""
+    limits: Limits = field(default_factory=Limits)
+    """Of the sandbox that it is graded in."""
 
     def settings(self, limits: Limits | None = None, allow: frozenset[str] = frozenset()) -> Settings:
         """Return how a sandbox with its workspace begins."""
-        mounts = {TOOLS: prepare(test_tools.tools())} if self.command is None else {}
+        mounts = {TOOLS: prepare(test_tools.tools())}
         env = {"PYTHONDONTWRITEBYTECODE": "1"}  # byte code would be a difference that says nothing
-        return Settings(self.base, mounts, env, limits or Limits(), allow, self.image)
+        return Settings(self.base, mounts, env, limits or self.limits, allow, self.image)
 
     def run(
         self,
@@ -71,22 +81,30 @@ class Problem:
             return run_tests(sandbox, words, ids, timeout_s, cpu_s=cpu_s, memory=memory, guarded=guarded)
         return logs.run(sandbox, self.command, self.parser, words, ids, timeout_s)
 
-    def grade_run(self, sandbox: Sandbox, timeout_s: float, cpu_s: int, memory: int) -> TestRun:
+    def judge(self, sandbox: Sandbox) -> TestRun:
         """Put the hidden tests and run all that decide."""
         sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in self.hidden.items()})
         wanted = [*self.fail_to_pass, *self.pass_to_pass]
-        return self.run(sandbox, wanted, timeout_s, cpu_s=cpu_s, memory=memory, guarded=True)
+        return self.run(sandbox, wanted, self.timeout_s, cpu_s=MAX_CPU_S, memory=MEMORY, guarded=True)
 
 
-def of_task(task: SweTask | Problem) -> Problem:
-    """Return the problem of a task of our own.
+class Origin(Protocol):
+    """What a problem can be had from."""
+
+    def problem(self) -> Problem:
+        """Return it."""
+        ...
+
+
+def of_task(task: SweTask | Problem | Origin) -> Problem:
+    """Return the problem of a task.
 
     Raises:
         ValueError: See ``source`` and ``texts``.
         MachineError: The package index does not answer, or there is no room.
     """
-    if isinstance(task, Problem):
-        return task
+    if not isinstance(task, SweTask):
+        return task if isinstance(task, Problem) else task.problem()
     tree = base(task)
     files = frozenset(package(task.package).files(tree))
     folders = {PurePosixPath(file).parent for file in files} - {PurePosixPath(".")}
@@ -107,4 +125,5 @@ def of_task(task: SweTask | Problem) -> Problem:
         counts=counts,
         split=task.split,
         level=task.level,
+        timeout_s=TIMEOUT_S,
     )
