@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from swe_packages import TINY, offer, real_tools
 
-from milepost.envs.swe import canary, test_tools
-from milepost.envs.swe import grade as grading
+from milepost.envs.swe import canary, problem, test_tools
 from milepost.envs.swe.canary import Canary
 from milepost.envs.swe.diffs import apply_text
 from milepost.envs.swe.grade import Grade, grade
@@ -102,7 +101,7 @@ def test_what_counts_for_nothing_is_an_empty_patch_and_no_test_is_run(task: SweT
 def test_whatever_tested_code_does_is_a_grade(
     task: SweTask, pool: Pool, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    monkeypatch.setattr(grading, "TIMEOUT_S", 3.0)
+    monkeypatch.setattr(problem, "TIMEOUT_S", 3.0)
     found = graded(task, pool, f"{TINY}\n{code}\n")
     assert (found.result, found.fail_to_pass, found.regressions) == ("patch", 0.0, P2P)
     assert found.run is not None

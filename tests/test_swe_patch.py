@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from swe_packages import offer
 
-from milepost.envs.swe import patch
+from milepost.envs.swe import patch, problem
 from milepost.envs.swe.packages import PACKAGES
 from milepost.envs.swe.patch import MAX_FILE, MAX_FILES, MAX_IGNORED, apply_text, changes, unified
 from milepost.envs.swe.tasks import SweTask, TaskId, base, default_ids, gold, texts
@@ -36,7 +36,8 @@ def nested(task: SweTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sw
     for path in ("src/pkg/__init__.py", "src/pkg/sub/a.py", "src/pkg/tests/test_a.py", "tests/test_b.py", "setup.py"):
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_text("old\n")
-    monkeypatch.setattr(patch, "base", lambda task: tree)
+    for name, value in (("base", tree), ("texts", {}), ("gold", "")):
+        monkeypatch.setattr(problem, name, lambda task, value=value: value)
     monkeypatch.setitem(PACKAGES, "tiny", replace(PACKAGES["tiny"], modules=("src/pkg/*.py", "src/pkg/sub/*.py")))
     return task
 
@@ -72,7 +73,7 @@ def test_sources_of_the_package_count_also_new_and_deleted_ones(nested: SweTask)
         ("src/pkg/x.pth", Node(data=b""), "is run when Python starts"),
         ("src/pkg/__pycache__/a.cpython-311.pyc", Node(data=b""), "byte code"),
         ("src/pkg/sub/a.py", Node("link", b"/workspace/b.py"), "a symbolic link"),
-        ("src/pkg/_fast.so", Node(data=b"\x7fELF"), "not Python"),
+        ("src/pkg/_fast.so", Node(data=b"\x7fELF"), "outside of the package's sources"),
         ("pytest.py", Node(data=b""), "outside of the package's sources"),
         ("src/json.py", Node(data=b""), "outside of the package's sources"),
         ("src/pkg2/a.py", Node(data=b""), "outside of the package's sources"),

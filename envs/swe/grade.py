@@ -11,17 +11,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
-from milepost.envs.swe import test_tools
 from milepost.envs.swe.patch import changes, unified
-from milepost.envs.swe.tasks import SweTask, base
-from milepost.envs.swe.testing import TOOLS, TestRun, run_tests
-from milepost.sandbox.bases import prepare
+from milepost.envs.swe.problem import Origin, Problem, of_task
+from milepost.envs.swe.tasks import SweTask
+from milepost.envs.swe.testing import TestRun
 from milepost.sandbox.core import Node, Sandbox, Settings
-
-MAX_CPU_S = 10
-"""Twice what a task's tests may take with the bug in."""
-MEMORY = 1 << 30
-TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -43,29 +37,30 @@ class Grade:
 
 
 def grade(
-    task: SweTask, diff: Mapping[str, Node | None], take: Callable[[Settings], AbstractContextManager[Sandbox]]
+    task: SweTask | Problem | Origin,
+    diff: Mapping[str, Node | None],
+    take: Callable[[Settings], AbstractContextManager[Sandbox]],
 ) -> Grade:
     """Return the grade of what a sandbox's ``diff`` has changed.
 
     Args:
         task: What was to be done.
-        diff: What the agent's workspace has otherwise than ``base(task)``.
+        diff: What the agent's workspace has otherwise than the task's base.
         take: Lends a sandbox that is new or reset, as ``Pool.take``; never the agent's own.
 
     Raises:
         SandboxError: The sandbox broke. What the patch does to the tests, however bad, is a grade.
     """
-    counted, ignored = changes(task, diff)
+    problem = of_task(task)
+    counted, ignored = changes(problem, diff)
     if not counted:
         return Grade("empty_patch", 0.0, (), ignored, None, "")
-    tree = base(task)
-    before = {path: (tree / path).read_bytes() for path in counted if (tree / path).is_file()}
-    with take(Settings(base=tree, mounts={TOOLS: prepare(test_tools.tools())})) as sandbox:
+    before = {path: file.read_bytes() for path in counted if (file := problem.base / path).is_file()}
+    with take(problem.settings()) as sandbox:
         sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in counted.items()})
-        wanted = [*task.fail_to_pass, *task.pass_to_pass]
-        run = run_tests(sandbox, task.tests, wanted, TIMEOUT_S, cpu_s=MAX_CPU_S, memory=MEMORY, guarded=True)
-    solved = sum(run.passed([test]) for test in task.fail_to_pass)
-    regressions = tuple(test for test in task.pass_to_pass if not run.passed([test]))
-    resolved = solved == len(task.fail_to_pass) and not regressions
-    share = solved / len(task.fail_to_pass)
+        run = problem.judge(sandbox)
+    solved = sum(run.passed([test]) for test in problem.fail_to_pass)
+    regressions = tuple(test for test in problem.pass_to_pass if not run.passed([test]))
+    resolved = solved == len(problem.fail_to_pass) and not regressions
+    share = solved / len(problem.fail_to_pass)
     return Grade("resolved" if resolved else "patch", share, regressions, ignored, run, unified(before, counted))

@@ -6,12 +6,12 @@ The rest is not an error: agents write notes and reproducing scripts. It is left
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from milepost.envs.swe.diffs import apply_text, unified
-from milepost.envs.swe.packages import package
-from milepost.envs.swe.tasks import SweTask, base
+from milepost.envs.swe.problem import Origin, Problem, of_task
+from milepost.envs.swe.tasks import SweTask
 from milepost.sandbox.core import Node
 
 __all__ = ["apply_text", "changes", "unified"]
@@ -28,22 +28,22 @@ STARTUP = re.compile(r"(^|/)(site|user)customize(\.py|/)|\.pth$")
 BYTECODE = re.compile(r"(^|/)__pycache__/|\.py[co]$")
 
 
-def changes(task: SweTask, diff: Mapping[str, Node | None]) -> tuple[dict[str, bytes | None], dict[str, str]]:
+def changes(
+    task: SweTask | Problem | Origin, diff: Mapping[str, Node | None]
+) -> tuple[dict[str, bytes | None], dict[str, str]]:
     """Return what of a ``diff`` counts, new content by file, None for a deleted one; and what does not, and why."""
-    tree = base(task)
-    files = package(task.package).files(tree)
-    folders = {str(PurePosixPath(file).parent) for file in files} - {"."}
+    problem = of_task(task)
     counted: dict[str, bytes | None] = {}
     ignored: dict[str, str] = {}
     for path, node in sorted(diff.items()):
-        if (node is None and (tree / path).is_dir()) or (node and node.kind == "folder"):
+        if (node is None and (problem.base / path).is_dir()) or (node and node.kind == "folder"):
             continue  # what is in it says it
-        why = _why_not(path, node, tree, path in files, folders)
+        why = _why_not(path, node, problem)
         if why is None and len(counted) == MAX_FILES:
             why = f"more than {MAX_FILES} files"
         if why is None:
             counted[path] = None if node is None else node.data
-        elif why:
+        else:
             ignored[path] = why
     if len(ignored) > MAX_IGNORED:
         rest = len(ignored) - MAX_IGNORED
@@ -51,10 +51,10 @@ def changes(task: SweTask, diff: Mapping[str, Node | None]) -> tuple[dict[str, b
     return counted, ignored
 
 
-def _why_not(path: str, node: Node | None, tree: Path, known: bool, folders: Iterable[str]) -> str | None:
-    """Return why a change does not count, None if it does; empty where it is none."""
-    place = PurePosixPath(path)
-    if TESTS.search(path):
+def _why_not(path: str, node: Node | None, problem: Problem) -> str | None:
+    """Return why a change does not count, None if it does."""
+    file = problem.base / path
+    if path not in problem.texts and TESTS.search(path):
         return "a test, or a part of the tests"
     if CONFIGURATION.search(path):
         return "configuration"
@@ -64,15 +64,13 @@ def _why_not(path: str, node: Node | None, tree: Path, known: bool, folders: Ite
         return "byte code"
     if node and node.kind == "link":
         return "a symbolic link"
-    if place.suffix != ".py":
-        return "not Python"
-    if not known and not any(place.is_relative_to(folder) for folder in folders):
+    if not problem.counts(path):
         return "outside of the package's sources"
     if node is None:
         return None
-    if any((tree / folder).is_file() for folder in place.parents):
+    if any((problem.base / folder).is_file() for folder in PurePosixPath(path).parents):
         return "a file is in the place of its folder"
-    if (tree / path).is_file() and (tree / path).read_bytes() == node.data:
+    if file.is_file() and file.read_bytes() == node.data:
         return "only its permissions changed"
     return _unreadable(path, node.data)
 
