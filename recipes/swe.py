@@ -59,7 +59,7 @@ class VerifyArgs:
     """
 
     tasks: Path | None = None
-    """The tasks of this file; without it, those of the default list."""
+    """The tasks of this file, ours or in the form of SWE-bench; without it, those of the default list."""
     split: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """Only tasks of this split; may be given several times. Without it, all."""
     packages: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
@@ -140,7 +140,7 @@ def _verify(argv: Sequence[str]) -> int:
     file = None if args.tasks is None else str(args.tasks)
     kwargs: dict[str, Any] = {"tasks": file, "packages": args.packages, "backend": args.backend}
     with closing(SweEnv(**kwargs)) as env:
-        ids = [one for split in args.split or SPLITS for one in env.tasks(split)]
+        ids = list(dict.fromkeys(one for split in args.split or SPLITS for one in env.tasks(split)))
     if not ids:
         raise ValueError("there is no such task")
     rows = verify(ids, jobs=args.jobs, out=args.out, **kwargs)

@@ -7,6 +7,7 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from milepost.envs.core import Stop, Task
 from milepost.envs.hooks import TurnHooks
 from milepost.envs.make import make
 from milepost.envs.replay import replay
-from milepost.envs.swe import places
+from milepost.envs.swe import bench, places
 from milepost.envs.swe.env import WORTH, SweEnv
 from milepost.envs.swe.grade import Grade
 from milepost.envs.swe.oracle import call
@@ -169,8 +170,9 @@ def test_an_equal_patch_is_graded_once(file: Path, monkeypatch: pytest.MonkeyPat
         return real(*args)
 
     monkeypatch.setattr(places, "grade", counted)
-    odd = [HALF[0], "return 4 + 0"]
-    for pairs in ([odd], [odd], [odd, WORSE]):
+    odd = (HALF[0], "return 4 + 0")
+    same: list[list[tuple[str, str]]] = [[odd], [odd], [odd, WORSE]]
+    for pairs in same:
         with begun(file) as env:
             played(env, *edits(*pairs), call("submit"))
     assert graded == [TASK, TASK]
@@ -179,7 +181,7 @@ def test_an_equal_patch_is_graded_once(file: Path, monkeypatch: pytest.MonkeyPat
 def test_a_state_is_the_files_and_what_is_open(file: Path):
     with begun(file) as env:
         keys = [env.episode.info["state_key"]]
-        for move in (call("find", name="x"), call("open", file="tiny.py"), *edits(HALF), *edits(HALF[::-1])):
+        for move in (call("find", name="x"), call("open", file="tiny.py"), *edits(HALF), *edits((HALF[1], HALF[0]))):
             keys.append(played(env, move)["state_key"])
         assert keys[1] == keys[0]
         assert len(set(keys)) == 4
@@ -236,7 +238,7 @@ def test_it_plays_in_many_slots_at_once(file: Path):
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_it_is_vectorised(file: Path, mode: str):
     how = {"shared_memory": False} if mode == "async" else {}  # texts have no fixed size
-    envs = gym.make_vec("milepost/SWE-v0", 2, mode, vector_kwargs=how, **options(file))
+    envs: Any = gym.make_vec("milepost/SWE-v0", 2, mode, vector_kwargs=how, **options(file))
     observations, _ = envs.reset(seed=[0, 0])
     assert observations[0] == observations[1]
     *_, infos = envs.step((call("open", file="tiny.py"), "nonsense"))
@@ -287,6 +289,36 @@ def test_tasks_are_those_of_a_split_level_and_package():
         every.tasks("tset")
 
 
+@pytest.mark.parametrize(("suffix", "hide_tests"), [(".jsonl", False), (".json", True), (".parquet", True)])
+def test_a_file_in_the_form_of_swe_bench_is_played_and_graded(
+    file: Path, tmp_path: Path, suffix: str, hide_tests: bool
+):
+    written = bench.write(tmp_path / f"bench{suffix}", [EASY, HARD], hide_tests=hide_tests)
+    given = options(tmp_path / f"bench{suffix}")
+    env = SweEnv(**given)
+    assert env.tasks("train") == [one.id for one in written]
+    env.close()
+    for one, n_edits in zip(written, (1, 2), strict=True):
+        with begun(tmp_path / f"bench{suffix}", one.id) as hooked:
+            assert hooked.episode.last == one.problem_statement
+            assert hooked.episode.info["answer"] == one.patch
+            assert hooked.episode.info["potential"] == -1.0 - n_edits
+            shown, *_ = hooked.step(call("run_tests", tests="all"))
+            assert ("No test was run" in str(shown)) is hide_tests
+            assert solve(hooked)["result"] == "resolved"
+        with begun(tmp_path / f"bench{suffix}", one.id) as hooked:
+            assert played(hooked, call("submit"))["result"] == "empty_patch"
+
+
+def test_hidden_tests_are_not_told_by_the_tool_that_runs_tests(file: Path, tmp_path: Path):
+    told = replace(EASY, statement="middle(2, 6) gives 16")
+    (one,) = bench.write(tmp_path / "bench.json", [told], hide_tests=True)
+    with begun(tmp_path / "bench.json", one.id) as env:
+        for tests in ("", "all"):
+            assert "test_tiny" not in str(env.step(call("run_tests", tests=tests))[0])
+        assert "test_tiny" not in json.dumps(env.episode.info["actions"])
+
+
 def test_the_tasks_of_a_file_are_those_that_are_played(file: Path):
     env = SweEnv(**options(file))
     assert (env.tasks("train"), env.tasks("test")) == ([TASK, TWO], [])
@@ -301,11 +333,11 @@ def test_the_tasks_of_a_file_are_those_that_are_played(file: Path):
     ("given", "said"),
     [
         ({"split": "tset"}, "SWE split: expected one of train, valid, test, got 'tset'"),
-        ({"level": "eassy"}, "SWE level: expected one of None, easy, medium, hard, got 'eassy'"),
+        ({"level": "eassy"}, "SWE level: expected one of easy, medium, hard, got 'eassy'"),
         ({"actions": "shell"}, "SWE actions: expected one of tools, bash, got 'shell'"),
         ({"outcome": "won"}, "SWE outcome: expected one of resolved, gra, fraction, got 'won'"),
         ({"packages": ["inflectoin"]}, "no package 'inflectoin' (did you mean 'inflection'?)"),
-        ({"tasks": "nowhere.jsonl"}, "SWE tasks: no file nowhere.jsonl"),
+        ({"tasks": "nowhere.jsonl"}, "tasks: no file nowhere.jsonl"),
         ({"backend": "dokcer"}, "sandbox backend: expected one of"),
         ({"allow": ["dsik"]}, "allow: no limit 'dsik' (did you mean 'disk'?)"),
         ({"max_lines": 0}, "SWE max_lines: expected more than 0, got 0"),

@@ -11,6 +11,7 @@ from swe_envs import EASY, MIDDLE, START, TOTAL, TURNED, tiny_tasks
 
 from milepost.envs.swe import test_tools
 from milepost.envs.swe.answers import Room
+from milepost.envs.swe.problem import of_task
 from milepost.envs.swe.tasks import base
 from milepost.envs.swe.testing import TOOLS
 from milepost.envs.swe.tools import Workbench
@@ -37,7 +38,7 @@ def on(sandbox: GuestSandbox, room: Room | None = None) -> Workbench:
     """Return tools on a sandbox that is as new."""
     sandbox.reset()
     made = Workbench(room or Room(), lambda: "handed in")
-    made.begin(sandbox, EASY)
+    made.begin(sandbox, of_task(EASY))
     return made
 
 
@@ -56,9 +57,7 @@ def test_open_shows_numbered_lines_around_one_and_scroll_goes_on_from_there(sand
     assert bench.scroll("down").startswith("tiny.py, lines 8-11 of 16:\n8|            result += 1")
     assert bench.scroll("up").startswith("tiny.py, lines 4-7 of 16:")
     assert bench.scroll("up").startswith("tiny.py, lines 1-4 of 16:")
-    for _ in range(9):
-        end = bench.scroll()
-    assert end.startswith("tiny.py, lines 13-16 of 16:")
+    assert [bench.scroll() for _ in range(9)][-1].startswith("tiny.py, lines 13-16 of 16:")
 
 
 def test_lines_are_numbered_as_python_numbers_them(bench: Workbench, sandbox: GuestSandbox):

@@ -33,7 +33,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def said(capsys: pytest.CaptureFixture[str]) -> Any:
     def run(*words: str) -> tuple[int, str, str]:
         code = main(["swe", "verify", "--backend", need("bubblewrap"), *words])
-        return code, *capsys.readouterr()
+        out, error = capsys.readouterr()
+        return code, out, error
 
     return run
 
@@ -116,7 +117,7 @@ def test_a_sandbox_that_breaks_once_is_replaced(file: Path, said: Any, monkeypat
     [
         (["verfy"], "no command 'swe verfy' (did you mean 'verify'?); there is build, verify"),
         (["verify", "--jobs", "0"], "--jobs: expected at least 1, got 0"),
-        (["verify", "--tasks", "nowhere"], "SWE tasks: no file nowhere"),
+        (["verify", "--tasks", "nowhere"], "SWE-bench tasks: no file nowhere"),
         (["verify", "--split", "tset"], "SWE split: expected one of train, valid, test, got 'tset'"),
         (["verify", "--split", "test", "--packages", "inflection"], "there is no such task"),
     ],

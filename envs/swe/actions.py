@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from milepost.envs.core import Observation
 from milepost.envs.swe.answers import Room
+from milepost.envs.swe.instance import ACTIVATE
 from milepost.envs.swe.oracle import Wanted, bash_moves, block, call, tool_moves
-from milepost.envs.swe.tasks import SweTask
+from milepost.envs.swe.problem import Problem
 from milepost.envs.swe.testing import TOOLS
 from milepost.envs.swe.tools import NAMES, Workbench, shown
 from milepost.envs.tool_calls import read_move
@@ -68,12 +69,12 @@ class ToolActions:
         self._tools = Tools([getattr(self._bench, name) for name in NAMES], max_calls=MAX_CALLS)
         self.tools = self._tools.schemas
         self._submit, self._over = submit, False
-        self._task: SweTask
+        self._problem: Problem
 
-    def begin(self, sandbox: Sandbox, task: SweTask) -> None:
+    def begin(self, sandbox: Sandbox, problem: Problem) -> None:
         """Hear that an episode began."""
-        self._bench.begin(sandbox, task)
-        self._task, self._over = task, False
+        self._bench.begin(sandbox, problem)
+        self._problem, self._over = problem, False
 
     def play(self, move: str) -> Played:
         """Run the calls of a turn, in order; none after ``submit``."""
@@ -99,11 +100,11 @@ class ToolActions:
 
     def hints(self, files: Sequence[str]) -> list[str]:
         """Return turns of each kind but edits."""
-        test = shown(self._task)[0]
-        word = re.split(r"::|\[", test)[1 if "::" in test else 0]
         looks = [call("open", file=file, line=1) for file in files[:MAX_HINTS]]
-        looks += [call("search", text=word), call("find", name=files[0].rpartition("/")[2]), call("scroll")]
-        return [*looks, call("run_tests"), call("submit")]
+        looks += [call("find", name=file.rpartition("/")[2]) for file in files[:1]]
+        for test in shown(self._problem)[:1]:
+            looks.append(call("search", text=re.split(r"::|\[", test)[1 if "::" in test else 0]))
+        return [*looks, call("scroll"), call("run_tests"), call("submit")]
 
     def _end(self) -> str:
         self._over = True
@@ -119,11 +120,11 @@ class BashActions:
     def __init__(self, room: Room, submit: Callable[[], str]) -> None:
         self._room, self._submit = room, submit
         self._sandbox: Sandbox
-        self._task: SweTask
+        self._problem: Problem
 
-    def begin(self, sandbox: Sandbox, task: SweTask) -> None:
+    def begin(self, sandbox: Sandbox, problem: Problem) -> None:
         """Hear that an episode began."""
-        self._sandbox, self._task = sandbox, task
+        self._sandbox, self._problem = sandbox, problem
         self._prepare()
 
     def play(self, move: str) -> Played:
@@ -161,16 +162,17 @@ class BashActions:
     def hints(self, files: Sequence[str]) -> list[str]:
         """Return turns of each kind but edits."""
         looks = [block(f"sed -n 1,20p {file}") for file in files[:MAX_HINTS]]
-        tests = " ".join(dict.fromkeys(test.partition("::")[0] for test in shown(self._task)))
+        tests = " ".join(dict.fromkeys(test.partition("::")[0] for test in shown(self._problem)))
         return [*looks, block("ls"), block(f"python3 -m pytest -q {tests} | tail -5"), block("submit")]
 
     def _prepare(self) -> None:
-        """Let a new shell find the test tools."""
-        sandbox = self._sandbox
-        tools = sandbox.place(TOOLS)
-        path = f"{sandbox.workspace}/src:{sandbox.workspace}:{tools}"
-        options = "-p no:cacheprovider --color=no"
-        sandbox.session().run(f"export PYTHONPATH={path} PYTEST_ADDOPTS='{options}' COLUMNS=100", timeout_s=20.0)
+        """Let a new shell find what runs tests."""
+        sandbox, command = self._sandbox, ACTIVATE
+        if self._problem.image is None:
+            path = f"{sandbox.workspace}/src:{sandbox.workspace}:{sandbox.place(TOOLS)}"
+            options = "-p no:cacheprovider --color=no"
+            command = f"export PYTHONPATH={path} PYTEST_ADDOPTS='{options}' COLUMNS=100"
+        sandbox.session().run(command, timeout_s=20.0)
 
     def _told(self, found: Result) -> str:
         output = _TIME.sub("", found.output).rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -12,15 +13,18 @@ import gymnasium as gym
 from gymnasium.error import ResetNeeded
 
 from milepost.envs.core import Mixed, Observation, Utf8
-from milepost.envs.swe import places, trials
+from milepost.envs.swe import bench, places, trials
 from milepost.envs.swe.actions import FORMS
 from milepost.envs.swe.answers import Room, submitted
 from milepost.envs.swe.grade import Grade
+from milepost.envs.swe.instance import Instance
 from milepost.envs.swe.packages import packages as known_packages
-from milepost.envs.swe.tasks import LEVELS, SweTask, default_ids, gold, read
+from milepost.envs.swe.problem import Problem, of_task
+from milepost.envs.swe.tasks import LEVELS, SweTask, default_ids
 from milepost.envs.swe.workspace import Workspace
-from milepost.sandbox.core import Limits, Sandbox
+from milepost.sandbox.core import Sandbox
 
+LIMITS = ("memory", "disk", "processes")
 WORTH: Mapping[str, Mapping[str, float]] = {
     "resolved": {"resolved": 1.0, "patch": 0.0, "empty_patch": 0.0, "no_submission": 0.0},
     "gra": {"resolved": 1.0, "patch": 0.5, "empty_patch": 0.0, "no_submission": -0.5},
@@ -57,15 +61,15 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
 
     Args:
         split: Where ``reset(seed=...)`` draws the task from.
-        level: Only tasks of this level.
+        level: Only tasks of this level: easy, medium or hard; of a file in the form of SWE-bench, a ``difficulty``.
         packages: Only tasks of these packages; none: of all.
-        tasks: A file of tasks instead of the list, as ``milepost swe build`` writes it.
+        tasks: A file of tasks instead of the list, as ``milepost swe build`` writes it or in the form of SWE-bench.
         backend: Of ``milepost.sandbox``: ``auto`` is docker where an engine answers, else bubblewrap.
         actions: The form of a turn.
         outcome: What a result is worth.
         turn_timeout_s: How long the commands or tests of a turn may take.
         max_lines, max_chars: Room for what a call answers.
-        memory, disk: Bytes that the agent's sandbox may use, and write.
+        memory, disk: Bytes that the agent's sandbox may use, and write; None: what the task says.
         processes: Processes in it.
         allow: Names of limits that may go unenforced, where the backend cannot enforce them here.
 
@@ -79,7 +83,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
     def __init__(
         self,
         split: str = "train",
-        level: Literal["easy", "medium", "hard"] | None = None,
+        level: str | None = None,
         packages: Sequence[str] = (),
         tasks: str | None = None,
         backend: str = "auto",
@@ -88,25 +92,28 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         turn_timeout_s: float = 60.0,
         max_lines: int = 40,
         max_chars: int = 1500,
-        memory: int = 1 << 30,
-        disk: int = 1 << 26,
-        processes: int = 128,
+        memory: int | None = None,
+        disk: int | None = None,
+        processes: int | None = None,
         allow: Sequence[str] = (),
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         gym.utils.EzPickle.__init__(self, **given)
-        for name, known in (("level", (None, *LEVELS)), ("actions", tuple(FORMS)), ("outcome", (*WORTH, "fraction"))):
+        for name, known in (("actions", tuple(FORMS)), ("outcome", (*WORTH, "fraction"))):
             if given[name] not in known:
-                raise ValueError(f"SWE {name}: expected one of {', '.join(map(str, known))}, got {given[name]!r}")
-        for name in ("turn_timeout_s", "max_lines", "max_chars", "memory", "disk", "processes"):
-            if not given[name] > 0:
+                raise ValueError(f"SWE {name}: expected one of {', '.join(known)}, got {given[name]!r}")
+        for name in ("turn_timeout_s", "max_lines", "max_chars", *LIMITS):
+            if given[name] is not None and not given[name] > 0:
                 raise ValueError(f"SWE {name}: expected more than 0, got {given[name]!r}")
         self.action_space, self.observation_space = Utf8(), Mixed()
         self.backend, self.split, self.outcome = places.found(backend), split, outcome
         self._allow = places.allowed(self.backend, allow)
-        self._limits = Limits(memory=memory, processes=processes, disk=disk)
-        self._file = {task.id: task for task in read(Path(tasks))} if tasks is not None else None
+        self._limits = {name: given[name] for name in LIMITS if given[name] is not None}
+        self._file = {one.id: one for one in bench.read(Path(tasks))} if tasks is not None else None
         self._level, self._packages = level, tuple(packages)
+        levels = LEVELS if self._file is None else sorted({one.level for one in self._file.values()})
+        if level not in (None, *levels):
+            raise ValueError(f"SWE level: expected one of {', '.join(levels)}, got {level!r}")
         self.tasks(split)
         self._form = FORMS[actions](Room(max_lines, max_chars, turn_timeout_s), self._submit)
         self.instructions, self.tools = self._form.instructions, list(self._form.tools)
@@ -114,7 +121,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         self._judge = places.Judge(self.backend, self._allow)
         self._lent = ExitStack()
         self._sandbox: Sandbox | None = None
-        self._at: tuple[SweTask, Workspace] | None = None
+        self._at: tuple[Problem, Workspace] | None = None
         self._grade: Grade | None = None
         self._plan: list[str] = []
 
@@ -132,8 +139,9 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         if self._file is None:
             levels = {one: one.split(":")[2] for one in default_ids(split, self._packages)}
         else:
-            names = [one.name for one in known_packages(self._packages, split)]
-            levels = {one.id: one.level for one in self._file.values() if one.split == split and one.package in names}
+            known_packages((), split)
+            here = [one for one in self._file.values() if one.split in ("", split)]
+            levels = {one.id: one.level for one in here if not self._packages or one.package in self._packages}
         return [one for one, level in levels.items() if self._level in (None, level)]
 
     def reset(
@@ -151,22 +159,22 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
             if not ids:
                 raise ValueError(f"SWE: there is no task of the split {self.split!r} to draw from")
             chosen = ids[int(self.np_random.integers(len(ids)))]
-        task = self._load(str(chosen))
+        problem = of_task(self._load(str(chosen)))
         self._sandbox = self._at = self._grade = None
         self._lent.close()
-        settings = places.settings(task, self._limits, self._allow)
+        settings = problem.settings(replace(problem.limits, **self._limits), self._allow)
         sandbox = self._sandbox = self._lent.enter_context(self._pool.take(settings))
-        self._form.begin(sandbox, task)
-        workspace = Workspace(sandbox, task)
-        self._at = task, workspace
+        self._form.begin(sandbox, problem)
+        workspace = Workspace(sandbox, problem)
+        self._at = problem, workspace
         self._plan = self._form.oracle(workspace.wanted())
         self._patched = self._untested = False
-        info = {"task_id": task.id, "answer": gold(task), "caption": "An agent is to mend a bug."}
-        return task.statement, info | self._state()
+        info = {"task_id": problem.id, "answer": problem.gold, "caption": "An agent is to mend a bug."}
+        return problem.statement, info | self._state()
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry a turn out."""
-        task, workspace = self._now
+        problem, workspace = self._now
         before = workspace.patch
         played = self._form.play(action)
         if self._grade is None and workspace.look():
@@ -185,7 +193,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         if self._grade is None:
             return played.observation, 0.0, False, False, info | self._state()
         components["fail_to_pass"] = self._grade.fail_to_pass
-        components["regressions"] = -len(self._grade.regressions) / max(len(task.pass_to_pass), 1)
+        components["regressions"] = -len(self._grade.regressions) / max(len(problem.pass_to_pass), 1)
         outcome, result = self.score(), self._grade.result
         info |= {"outcome": outcome, "success": result == "resolved", "result": result}
         info["caption"] += f" {submitted(self._grade, workspace.ignored)}"
@@ -213,12 +221,12 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         self._judge.close()
 
     @property
-    def _now(self) -> tuple[SweTask, Workspace]:
+    def _now(self) -> tuple[Problem, Workspace]:
         if self._at is None:
             raise ResetNeeded("SWE: call reset before step")
         return self._at
 
-    def _load(self, task: str) -> SweTask:
+    def _load(self, task: str) -> SweTask | Instance:
         if self._file is None:
             return trials.task(task, self.backend)
         if task not in self._file:
@@ -226,15 +234,14 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         return self._file[task]
 
     def _submit(self) -> str:
-        task, workspace = self._now
+        problem, workspace = self._now
         workspace.look()
-        self._grade = self._judge.grade(task, workspace)
+        self._grade = self._judge.grade(problem, workspace)
         return submitted(self._grade, workspace.ignored)
 
     def _state(self) -> dict[str, Any]:
-        task, workspace = self._now
-        files = list(dict.fromkeys(edit.file for edit in task.edits))
+        problem, workspace = self._now
         plan, over = self.oracle(), self._grade is not None
         key = blake2b(f"{workspace.key} {self._form.state()} {over}".encode(), digest_size=12).hexdigest()
-        actions = [] if over else list(dict.fromkeys([*plan[:1], *self._form.hints(files)]))
+        actions = [] if over else list(dict.fromkeys([*plan[:1], *self._form.hints(list(problem.texts))]))
         return {"state_key": key, "potential": float(-len(plan)), "actions": actions}

@@ -10,21 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 
 from milepost.envs.names import did_you_mean
-from milepost.envs.swe import test_tools
 from milepost.envs.swe.grade import Grade, grade
-from milepost.envs.swe.tasks import SweTask, base
-from milepost.envs.swe.testing import TOOLS
+from milepost.envs.swe.problem import Problem
 from milepost.envs.swe.workspace import Workspace
-from milepost.sandbox.bases import prepare
 from milepost.sandbox.core import Limits, Sandbox, Settings
 from milepost.sandbox.make import make, resolve
 from milepost.sandbox.pool import Pool
 
 MAX_GRADES = 256
 _lock = threading.Lock()
-_grades: OrderedDict[tuple[SweTask, frozenset[tuple[str, bytes | None]]], Grade] = OrderedDict()
+_grades: OrderedDict[tuple[str, Path, frozenset[tuple[str, bytes | None]]], Grade] = OrderedDict()
 """Of patches that were graded lately: tests are deterministic, and attempts of a group often equal."""
 _pools: dict[tuple[int, str], tuple[Pool, list[int]]] = {}
 """By process and backend: the pool to grade in, and how many use it."""
@@ -56,13 +54,6 @@ def allowed(backend: str, allow: Sequence[str]) -> frozenset[str]:
     return frozenset(names if backend == "local" else allow)
 
 
-def settings(task: SweTask, limits: Limits, allow: frozenset[str]) -> Settings:
-    """Return how the sandbox of a task's agent begins."""
-    # Byte code would be a difference that says nothing.
-    env = {"PYTHONDONTWRITEBYTECODE": "1"}
-    return Settings(base(task), {TOOLS: prepare(test_tools.tools())}, env, limits, allow)
-
-
 def agents(backend: str) -> Pool:
     """Return the pool of one environment, whose agent has one sandbox at a time."""
     return Pool(partial(make, backend), 1)
@@ -76,16 +67,16 @@ class Judge:
         self._held = ExitStack()
         self._pool: Pool | None = None
 
-    def grade(self, task: SweTask, workspace: Workspace) -> Grade:
+    def grade(self, problem: Problem, workspace: Workspace) -> Grade:
         """Return the grade of what is in a workspace.
 
         Raises:
             SandboxError: The sandbox broke; what the patch does is a grade.
         """
-        key = task, frozenset(workspace.patch.items())
+        key = problem.id, problem.base, frozenset(workspace.patch.items())
         known = _grades.get(key)
         if known is None:
-            known = _grades[key] = grade(task, workspace.diff, self._take)
+            known = _grades[key] = grade(problem, workspace.diff, self._take)
             while len(_grades) > MAX_GRADES:
                 _grades.popitem(last=False)
         return known

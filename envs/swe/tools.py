@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from milepost.envs.swe.answers import MAX_LINE, Room, listed, tested, window
-from milepost.envs.swe.grade import MEMORY
-from milepost.envs.swe.tasks import SweTask
-from milepost.envs.swe.testing import PYTHON, run_tests
+from milepost.envs.swe.problem import MEMORY, Problem
+from milepost.envs.swe.testing import PYTHON
 from milepost.envs.tool_schema import ToolError
 from milepost.sandbox.core import Result, Sandbox
 
@@ -34,15 +33,15 @@ class Workbench:
     def __init__(self, room: Room, submit: Callable[[], str]) -> None:
         self._room, self._submit = room, submit
         self._sandbox: Sandbox
-        self._task: SweTask
+        self._problem: Problem
         self.view: tuple[str, int] | None = None
         """The file that is open, and its first line that is shown."""
         self.n_runs = 0
         """How often tests were run."""
 
-    def begin(self, sandbox: Sandbox, task: SweTask) -> None:
-        """Work on a task from now on."""
-        self._sandbox, self._task, self.view, self.n_runs = sandbox, task, None, 0
+    def begin(self, sandbox: Sandbox, problem: Problem) -> None:
+        """Work on a problem from now on."""
+        self._sandbox, self._problem, self.view, self.n_runs = sandbox, problem, None, 0
 
     def open(self, file: str, line: int = 1) -> str:
         """Show the lines of a file around one.
@@ -130,17 +129,17 @@ class Workbench:
         words = [line.strip() for line in tests.splitlines() if line.strip()]
         if any(word.startswith("-") for word in words):
             raise ToolError(f"run_tests: expected files or test ids, one a line, got {tests!r:.80}.")
-        known = {*self._task.fail_to_pass, *self._task.pass_to_pass}
-        options = [word for word in self._task.tests if word.startswith("-")]
-        if words == ["all"]:
-            files, ids = list(self._task.tests), None
-        elif all(word in known for word in words):
-            ids = words or shown(self._task)
+        problem = self._problem
+        ids = words or shown(problem)
+        options = [word for word in problem.tests if word.startswith("-")]
+        if words != ["all"] and ids and {*ids} <= {*problem.fail_to_pass, *problem.pass_to_pass}:
             files = [*options, *dict.fromkeys(test.partition("::")[0] for test in ids)]
         else:
-            files, ids = [*options, *words], None
+            # Of hidden tests nothing is told, not even by the error that they are not there.
+            there = [word for word in problem.tests if word in options or (problem.base / word).exists()]
+            files, ids = there if words in ([], ["all"]) else [*options, *words], []
         try:
-            found = run_tests(self._sandbox, files, ids, self._room.timeout_s, memory=MEMORY)
+            found = problem.run(self._sandbox, ids or None, self._room.timeout_s, tests=files, memory=MEMORY)
         except ValueError as error:
             raise ToolError(f"run_tests: {error}.") from None
         self.n_runs += 1
@@ -152,7 +151,8 @@ class Workbench:
 
     def syntax_error(self, text: str) -> str:
         """Return what is wrong with a text as Python, nothing if it is Python."""
-        found = self._run([PYTHON, "-I", "-S", "-c", SYNTAX], text.encode("utf-8", "surrogateescape"))
+        python = PYTHON if self._problem.image is None else "python3"
+        found = self._run([python, "-I", "-S", "-c", SYNTAX], text.encode("utf-8", "surrogateescape"))
         if found.exit_code == 0:
             return ""
         return (found.output.strip().splitlines() or ["it cannot be read"])[-1][:MAX_LINE]
@@ -206,10 +206,11 @@ class Workbench:
             raise ToolError(f"{error}.") from None
 
 
-def shown(task: SweTask) -> list[str]:
-    """Return the failing tests that the statement names."""
-    lines = set(task.statement.splitlines())
-    return [test for test in task.fail_to_pass if test in lines] or list(task.fail_to_pass)
+def shown(problem: Problem) -> list[str]:
+    """Return the failing tests that the statement names; all of them where it names none and none is hidden."""
+    lines = set(problem.statement.splitlines())
+    named = [test for test in problem.fail_to_pass if test in lines]
+    return named or ([] if problem.hidden else list(problem.fail_to_pass))
 
 
 def _lines(text: str) -> list[str]:

@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 from milepost.envs.swe.oracle import Wanted
-from milepost.envs.swe.packages import package
 from milepost.envs.swe.patch import changes
-from milepost.envs.swe.tasks import SweTask, base, texts
+from milepost.envs.swe.problem import Problem
 from milepost.sandbox.core import Node, Sandbox
 
 
 class Workspace:
     """The files of an agent's sandbox, as they were when it was looked at last."""
 
-    def __init__(self, sandbox: Sandbox, task: SweTask) -> None:
-        self._sandbox, self._task, self._tree = sandbox, task, base(task)
-        self._clean = {file: clean for file, (_, clean) in texts(task).items()}
-        self._sources = set(package(task.package).files(self._tree))
+    def __init__(self, sandbox: Sandbox, problem: Problem) -> None:
+        self._sandbox, self._problem = sandbox, problem
         self.diff: Mapping[str, Node | None] = {}
         """What is otherwise than at the beginning."""
         self.patch: Mapping[str, bytes | None] = {}
@@ -39,7 +36,7 @@ class Workspace:
         if self.key and diff == self.diff and not too_much:
             return False
         self.diff = diff
-        self.patch, self.ignored = changes(self._task, diff)
+        self.patch, self.ignored = changes(self._problem, diff)
         if too_much:
             self.ignored = {"all": too_much}
         digest = blake2b(too_much.encode(), digest_size=12)
@@ -51,14 +48,20 @@ class Workspace:
 
     def wanted(self) -> Wanted:
         """Return the files of the package that are not as they are without the bug, and how they should be."""
+        clean = {path: then for path, (_, then) in self._problem.texts.items()}
+        spoilt = {path for path in self.diff if self._problem.counts(path) and self._file(path) is not None}
         found = {}
-        for path in sorted({*self._clean, *self.patch, *(self._sources & self.diff.keys())}):
-            file = self._tree / path
-            original = file.read_bytes() if file.is_file() else None
-            now, then = self._content(path, original), self._clean.get(path, original)
+        for path in sorted({*clean, *self.patch, *spoilt}):
+            original = self._file(path)
+            now, then = self._content(path, original), clean.get(path, original)
             if now != then:
                 found[path] = now, then
         return found
+
+    def _file(self, path: str) -> bytes | None:
+        """Return what a file had at the beginning."""
+        file = self._problem.base / path
+        return file.read_bytes() if file.is_file() and not file.is_symlink() else None
 
     def _content(self, path: str, original: bytes | None) -> bytes | None:
         if path not in self.diff:
