@@ -86,9 +86,9 @@ def run(
     for test, outcome in parser(parse)(result.output):
         if outcomes.get(test, "passed") == "passed":
             outcomes[test] = outcome
-    wanted: dict[str, Outcome] = dict.fromkeys(ids or (), "failed")
-    found = {test: outcome for test, outcome in outcomes.items() if ids is None or test in wanted}
+    found: dict[str, Outcome] = dict.fromkeys(ids or (), "failed")
+    found |= {test: outcome for test, outcome in outcomes.items() if ids is None or test in found}
     # A command that was killed, or not found, has not come to its end.
     complete = result.exit_code is not None and 0 <= result.exit_code < 126 and not result.n_omitted
     shown = shorten(result.output, MAX_SHOWN)
-    return TestRun(wanted | found, complete, shown, seconds=result.seconds, timed_out=result.timed_out)
+    return TestRun(found, complete, shown, seconds=result.seconds, timed_out=result.timed_out)

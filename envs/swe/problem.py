@@ -15,8 +15,7 @@ from milepost.envs.swe.testing import TOOLS, TestRun, run_tests
 from milepost.sandbox.bases import prepare
 from milepost.sandbox.core import Limits, Node, Sandbox, Settings
 
-MAX_CPU_S = 10
-"""Twice what a task's tests may take with the bug in."""
+MAX_CPU_S = 40
 MEMORY = 1 << 30
 TIMEOUT_S = 90.0
 
@@ -51,6 +50,8 @@ class Problem:
     """Of what the command prints; see ``logs``."""
     timeout_s: float = TIMEOUT_S
     """For a graded run."""
+    cpu_s: int = MAX_CPU_S
+    """Seconds of a processor for it: so long costs a patch that hangs."""
     limits: Limits = field(default_factory=Limits)
     """Of the sandbox that it is graded in."""
 
@@ -85,7 +86,7 @@ class Problem:
         """Put the hidden tests and run all that decide."""
         sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in self.hidden.items()})
         wanted = [*self.fail_to_pass, *self.pass_to_pass]
-        return self.run(sandbox, wanted, self.timeout_s, cpu_s=MAX_CPU_S, memory=MEMORY, guarded=True)
+        return self.run(sandbox, wanted, self.timeout_s, cpu_s=self.cpu_s, memory=MEMORY, guarded=True)
 
 
 class Origin(Protocol):
@@ -126,4 +127,6 @@ def of_task(task: SweTask | Problem | Origin) -> Problem:
         split=task.split,
         level=task.level,
         timeout_s=TIMEOUT_S,
+        # Ten times what they take without the bug, which was measured here: a slower machine gives them more.
+        cpu_s=min(5 + round(10 * task.seconds), MAX_CPU_S),
     )
