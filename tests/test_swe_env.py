@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import gymnasium as gym
 import pytest
 from sandboxes import EACH, need
 from swe_envs import EASY, FIX, HARD, OTHER_FIX, SAID, TASK, TWO, begun, options, oracle, solve, tiny_tasks
+from swe_images import image_with
 
 from milepost.agents.driver import play
 from milepost.agents.scripted import OraclePolicy, ScriptedPolicy
@@ -308,6 +310,20 @@ def test_a_file_in_the_form_of_swe_bench_is_played_and_graded(
             assert solve(hooked)["result"] == "resolved"
         with begun(tmp_path / f"bench{suffix}", one.id) as hooked:
             assert played(hooked, call("submit"))["result"] == "empty_patch"
+
+
+@pytest.mark.slow
+@pytest.mark.docker
+@pytest.mark.parametrize("form", ["tools", "bash"])
+def test_an_instance_in_an_image_is_played_in_it(file: Path, tmp_path: Path, form: str):
+    (one,) = bench.write(tmp_path / "bench.json", [EASY])
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    with image_with(Path(one.repository)) as image:
+        shutil.rmtree(one.repository)
+        (tmp_path / "bench.json").write_text(json.dumps([{**rows[0], "image": image}]))
+        with begun(tmp_path / "bench.json", one.id, backend="docker", actions=form) as env:
+            assert solve(env)["result"] == "resolved"
+            assert env.episode.runtime["sandbox"]["image"] == image
 
 
 def test_hidden_tests_are_not_told_by_the_tool_that_runs_tests(file: Path, tmp_path: Path):

@@ -178,13 +178,13 @@ class Workbench:
         except UnicodeDecodeError:
             raise ToolError(f"{file} is no text.") from None
         except ValueError as error:
-            if new and self._run(["/usr/bin/test", "-e", path, "-o", "-L", path]).exit_code:
+            if new and self._run(["test", "-e", path, "-o", "-L", path]).exit_code:
                 return ""
             raise ToolError(f"{file}: {error}." if file not in str(error) else f"{error}.") from None
 
     def _write(self, file: str, text: str) -> None:
         path = self._below(file)
-        mode = self._run(["/usr/bin/stat", "-c", "%a", "--", path])
+        mode = self._run(["stat", "-c", "%a", "--", path])
         try:
             self._sandbox.write(path, text.encode(), mode=int(mode.output, 8) if mode.exit_code == 0 else 0o644)
         except (ValueError, UnicodeEncodeError) as error:
