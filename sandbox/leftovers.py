@@ -105,7 +105,7 @@ def clean(*, cgroups: Iterable[Path] = ()) -> list[Path]:
     for root in cgroups:
         for path in _marked(root):
             owner = owner_of(path.name)
-            if owner and owner.alive is False and _remove_cgroup(path):
+            if owner and owner.alive is False and remove_cgroup(path):
                 gone.append(path)
     return gone
 
@@ -146,7 +146,7 @@ def _unmount(path: Path) -> bool:
     return True
 
 
-def _remove_cgroup(path: Path) -> bool:
+def remove_cgroup(path: Path) -> bool:
     """Kill what is in a control group and remove it, with the groups in it."""
     for _ in range(100):
         for at, _, _ in os.walk(path, topdown=False):

