@@ -25,6 +25,8 @@ from milepost.sandbox.core import SandboxError
 
 SETTLED_S = 2.0
 """A folder in which something changed so lately is read again: clocks of file systems are coarse."""
+COPYING_S = 86400.0
+"""A copy that has no name yet is left alone for so long: it may be being made."""
 
 Signature = tuple[tuple[bytes, int, int, int, int, int], ...]
 
@@ -73,6 +75,8 @@ def clean(older_than_s: float = 30 * 86400.0) -> list[Path]:
         for path in home.iterdir():
             with suppress(FileNotFoundError):
                 if path.is_symlink() or not path.is_dir() or path.name == "users" or path.name in used:
+                    continue
+                if path.name.startswith(".") and time.time() - path.lstat().st_mtime < COPYING_S:
                     continue
                 if time.time() - path.lstat().st_atime < older_than_s:
                     continue

@@ -57,8 +57,11 @@ ANSWER_S = 5
 HINT = "start a Docker engine (DOCKER_HOST says where it listens), or use bubblewrap"
 
 
-def engine(timeout_s: int = TIMEOUT_S) -> Any:
+def engine(timeout_s: int | None = None) -> Any:
     """Return a client of the engine that ``DOCKER_HOST`` names.
+
+    Args:
+        timeout_s: What the engine may take for anything that the client asks; None is ``TIMEOUT_S``.
 
     Raises:
         ValueError: The package is missing, or no engine answers.
@@ -68,7 +71,7 @@ def engine(timeout_s: int = TIMEOUT_S) -> Any:
     except ImportError:
         raise ValueError("docker: needs the Docker client: pip install 'milepost[docker]'") from None
     try:
-        client = docker.from_env(timeout=timeout_s)
+        client = docker.from_env(timeout=timeout_s or TIMEOUT_S)
         client.ping()
     except Exception as error:  # the SDK's own, requests' and urllib3's
         raise ValueError(f"docker: no engine answers: {HINT} ({_short(error)})") from None
@@ -135,7 +138,8 @@ class DockerHost:
             self._client = engine()
             _clean_once(self._client)
         except Exception as error:
-            raise SandboxError(f"docker: the engine, which answered before, does not now: {_short(error)}") from None
+            why = _short(error).removeprefix(f"docker: no engine answers: {HINT} ")
+            raise SandboxError(f"docker: the engine does not answer any more: {why}") from None
         self._image = self._find_image()
         self.isolation: Mapping[str, Any] = {
             "backend": "docker",
@@ -155,6 +159,8 @@ class DockerHost:
         Raises:
             SandboxError: The engine does not do it.
         """
+        for left in list(_left):
+            _remove(self._client.api, left)
         try:
             if "systempaths" in self._without:
                 _show_system_paths(self._client.api)
@@ -175,8 +181,7 @@ class DockerHost:
                 if self._link:
                     self._link.end()
                     self._client.api.wait(container.id, timeout=PATIENCE_S)
-            with suppress(Exception):  # gone already, or its engine is: then a later start removes it
-                container.remove(force=True, v=True)
+            _remove(self._client.api, container.id)
 
     def why_gone(self) -> str:
         """Say why the guest is gone, as far as can be told."""
@@ -358,6 +363,19 @@ def skeleton() -> bytes:
         add("etc/group", tarfile.REGTYPE, 0o644, b"root:x:0:\nagent:x:1000:\n")
         add("etc/ld.so.cache", tarfile.REGTYPE, 0o644)
     return out.getvalue()
+
+
+_left: set[str] = set()
+"""Containers that could not be removed because their engine was gone: the next start of one tries again."""
+
+
+def _remove(api: Any, container: str) -> None:
+    """Remove a container, now or later."""
+    try:
+        api.remove_container(container, force=True, v=True)
+        _left.discard(container)
+    except Exception as error:
+        (_left.discard if getattr(error, "response", None) is not None else _left.add)(container)
 
 
 def _show_system_paths(api: Any) -> None:

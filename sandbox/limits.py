@@ -215,14 +215,18 @@ def places() -> list[Path]:
     found = groups()
     homes: set[Path] = set()
     for folder in set(found.folders.values()) if found else ():
-        top = folder
-        while os.path.exists(top.parent / "cgroup.procs"):
-            top = top.parent
-        for at, names, _ in os.walk(top):
+        for at, names, _ in os.walk(top(folder)):
             marked = [name for name in names if name.startswith(leftovers.PREFIX)]
             homes.update({Path(at)} if marked else ())
             names[:] = [name for name in names if name not in marked]
     return sorted(homes)
+
+
+def top(folder: Path) -> Path:
+    """Return the topmost folder of the control groups that a folder is one of."""
+    while os.path.exists(folder.parent / "cgroup.procs"):
+        folder = folder.parent
+    return folder
 
 
 def _below(mount: list[str], path: str) -> Path | None:

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from milepost.sandbox import process, runtime
+from milepost.sandbox import leftovers, process, runtime
 from milepost.sandbox.core import SandboxError
 
 OPTIONS = (
@@ -75,9 +75,12 @@ class Engine:
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
-        if how == signal.SIGKILL:
-            # containerd, its own child, ends with it; its file would keep the next one from starting.
-            (self.folder / "pid").unlink(missing_ok=True)
+        # One that was killed takes its containerd with it; the next one would take what is left of that for its own.
+        said = self.folder / "exec" / "containerd" / "containerd.pid"
+        with suppress(OSError, ValueError):
+            while leftovers.started(int(said.read_text())):
+                time.sleep(0.02)
+            said.unlink()
 
     def _answers(self) -> bool:
         import docker

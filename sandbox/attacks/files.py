@@ -302,9 +302,15 @@ ATTACKS = [
         landlock=OPEN,
     ),
     Attack(
-        "mount-write", "Writes to a folder that was mounted for reading.", _mount_write, without("readonly"), landlock=OPEN
+        "mount-write",
+        "Writes to a folder that was mounted for reading.",
+        _mount_write,
+        without("readonly"),
+        landlock=OPEN,
     ),
-    Attack("base-corrupt", "Changes the base that all sandboxes share.", _base_corrupt, without("readonly"), landlock=OPEN),
+    Attack(
+        "base-corrupt", "Changes the base that all sandboxes share.", _base_corrupt, without("readonly"), landlock=OPEN
+    ),
     Attack(
         "hard-link",
         "Links files from outside into the workspace.",
@@ -320,5 +326,7 @@ ATTACKS = [
     Attack("fifo", "Leaves a pipe where the host reads a file.", _awkward("mkfifo odd"), NO_ODD),
     Attack("sparse-file", "Leaves a file of a terabyte that takes no room.", _awkward("truncate -s 1T odd"), NO_ODD),
     Attack("deep-folders", "Leaves 2,000 folders within each other.", _awkward(DEEP), NO_ODD),
-    Attack("devices", "Opens devices, and makes some.", inside(_devices, errno.EINVAL), without("devices"), landlock=OPEN),
+    Attack(
+        "devices", "Opens devices, and makes some.", inside(_devices, errno.EINVAL), without("devices"), landlock=OPEN
+    ),
 ]

@@ -256,11 +256,23 @@ ATTACKS = [
         landlock=FENCED,
     ),
     Attack(
-        "unshare", "Makes a user namespace, in which it has all capabilities.", inside(_unshare, NONE_LEFT), SPACES, docker=FILTER
+        "unshare",
+        "Makes a user namespace, in which it has all capabilities.",
+        inside(_unshare, NONE_LEFT),
+        SPACES,
+        docker=FILTER,
     ),
     Attack("clone", "The same by clone.", inside(_clone, NONE_LEFT), SPACES, docker=FILTER),
-    Attack("clone3", "The same by clone3, whose flags no filter can read.", inside(_clone3, NONE_LEFT), SPACES, docker=FILTER),
-    Attack("setns", "Enters another process's namespaces.", inside(_setns, NONE_LEFT), BOTH, docker=FILTER, landlock=FILTER),
+    Attack(
+        "clone3",
+        "The same by clone3, whose flags no filter can read.",
+        inside(_clone3, NONE_LEFT),
+        SPACES,
+        docker=FILTER,
+    ),
+    Attack(
+        "setns", "Enters another process's namespaces.", inside(_setns, NONE_LEFT), BOTH, docker=FILTER, landlock=FILTER
+    ),
     Attack("ptrace", "Attaches to another process and reads its memory.", inside(_ptrace), FILTER),
     Attack("process-vm", "Reads another process's memory without attaching.", inside(_process_vm), FILTER),
     Attack("bpf", "Loads into the kernel's own machine.", inside(_bpf), FILTER),

@@ -122,7 +122,9 @@ def _left(stage: Stage) -> Verdict:
     return stage.inside(_remains, paths=places, key=key, text=text)
 
 
-TOO_MANY = "processes, and users that are known to nobody else, keep it out: without a user namespace there is no sandbox"
+TOO_MANY = (
+    "processes, and users that are known to nobody else, keep it out: without a user namespace there is no sandbox"
+)
 SHARED = "landlock has no namespace for System V shared memory; only its permissions count"
 ATTACKS = [
     Attack(

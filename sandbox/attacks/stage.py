@@ -14,7 +14,7 @@ from hashlib import sha256
 from secrets import token_hex
 from typing import Any
 
-from milepost.sandbox import bases, folders
+from milepost.sandbox import bases, folders, leftovers
 from milepost.sandbox.attacks.core import Control, Verdict, read_verdict, script
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, Result, SandboxError, Settings
@@ -31,7 +31,7 @@ class Stage:
     def __init__(self, backend: str, control: Control | None = None) -> None:
         self.backend, self.control = backend, control or Control()
         self.secret = f"secret-{token_hex(8)}"
-        self.folder = folders.state("attacks") / token_hex(8)
+        self.folder = folders.state("attacks") / f"{leftovers.PREFIX}attacks-{leftovers.me().mark}-{token_hex(4)}"
         self._sandbox: GuestSandbox | None = None
         self._things = ExitStack()
 

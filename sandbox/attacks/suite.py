@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from milepost.sandbox import leftovers, limits, runtime
 from milepost.sandbox.attacks import files, kernel, neighbours, network, resources, rights, server
@@ -94,13 +93,14 @@ def controls(backend: str, attacks: tuple[Attack, ...] = ATTACKS) -> Iterator[Ro
                 raise
         if process.returncode:
             kind, _, said = why.partition(": ")
-            raise AttackError(said) if kind.endswith("AttackError") else SandboxError(f"controls on {backend}: {why}")
+            raise AttackError(said) if kind == "AttackError" else SandboxError(f"controls on {backend}: {said or kind}")
     finally:
         for fd in fds:
             os.close(fd)
         for path in group.paths if group else ():
-            # An engine makes groups of that name for all controllers.
-            for left in {path, *Path("/sys/fs/cgroup").glob(f"*/{path.name}")}:
+            # An engine makes groups in that place for all controllers.
+            top = limits.top(path)
+            for left in {path, *top.parent.glob(f"*/{path.relative_to(top)}")}:
                 leftovers.remove_cgroup(left)
 
 
