@@ -30,8 +30,8 @@ from milepost.envs.files import clear_when_full
 from milepost.envs.runs import Run, read_run, write_json
 from milepost.recipes.estimate import paired
 from milepost.recipes.games import Games, env_kwargs
-from milepost.recipes.ranks import everyones, over_ranks
 from milepost.recipes.parts import check_credits, credits_file, credits_of, read_states, states_of
+from milepost.recipes.ranks import everyones, over_ranks
 from milepost.recipes.report import plot, table
 from milepost.recipes.report.stats import wilson
 from milepost.recipes.usage import Usage, give_back
@@ -39,7 +39,8 @@ from milepost.recipes.usage import Usage, give_back
 if TYPE_CHECKING:
     from milepost.recipes.textworld_guide import Args
 
-SHARED = ("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context", "packages")
+SHARED = ("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context")
+SHARED += ("packages", "tasks", "max_lines")
 """Settings that a run and the one it takes its warm-up from have in common."""
 Step = Callable[["Guide", Trainer, int], dict[str, float]]
 """One update of a stage: number of the update in, metrics out."""
