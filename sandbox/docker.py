@@ -380,7 +380,8 @@ def _remove(api: Any, container: str) -> None:
 
 def _show_system_paths(api: Any) -> None:
     """Let containers write to what an engine shows read-only in /proc; its client has no argument for that."""
-    create, shown = api.create_container, {"MaskedPaths": [], "ReadonlyPaths": []}
+    create = api.create_container
+    shown: dict[str, list[str]] = {"MaskedPaths": [], "ReadonlyPaths": []}
     api.create_container = lambda **given: create(**given | {"host_config": given["host_config"] | shown})
 
 
