@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
@@ -25,6 +26,7 @@ from milepost.sandbox.core import SandboxError
 
 SETTLED_S = 2.0
 """A folder in which something changed so lately is read again: clocks of file systems are coarse."""
+PAGE = 4096
 COPYING_S = 86400.0
 """A copy that has no name yet is left alone for so long: it may be being made."""
 
@@ -85,6 +87,12 @@ def clean(older_than_s: float = 30 * 86400.0) -> list[Path]:
                 gone.append(path)
                 remove(away)
     return gone
+
+
+@cache
+def size(base: Path) -> int:
+    """Return what a copy of a prepared base takes in memory: bytes in whole pages, at least one for every name."""
+    return sum(max(PAGE, -(-status.st_size // PAGE) * PAGE) for _, status in _entries(base))
 
 
 def remove(folder: Path) -> None:

@@ -89,9 +89,10 @@ class BubblewrapHost:
         self._how = limits.checked(self.backend, settings, known["limits"], self._without)
         self._layers = known["no_overlay"] is None
         grouped = self._how["memory"] not in (None, limits.PER_PROCESS)
-        self._room = bwrap.room(settings, grouped, "disk" in self._without)
         self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
         self._base = bases.prepare(settings.base) if settings.base else None
+        copied = bases.size(self._base) if self._base and not self._layers else 0
+        self._room = bwrap.room(settings, grouped, "disk" in self._without, copied)
         self.isolation: Mapping[str, Any] = self._isolation(known)
         self._process: subprocess.Popen[bytes] | None = None
         self._group: limits.Group | None = None

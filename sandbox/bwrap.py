@@ -111,17 +111,23 @@ def command(
     return [*argv, "--chdir", "/", "--", *runtime.command(runtime.PLACE, json.dumps(config), python)]
 
 
-def room(settings: Settings, grouped: bool, unlimited: bool = False) -> dict[str, int | None]:
+def room(settings: Settings, grouped: bool, unlimited: bool = False, copied: int = 0) -> dict[str, int | None]:
     """Return the bytes of each file system in memory.
 
     Where a control group counts them as memory, all of them together leave a quarter of it: else a command that fills
     them would have the guest itself killed.
+
+    Args:
+        settings: With the limits of disk and memory.
+        grouped: Whether a control group counts them.
+        unlimited: Whether there is to be no limit.
+        copied: Bytes of a base that is copied into the workspace, on top of what it may hold beyond that.
     """
     disk, memory = settings.limits.disk, settings.limits.memory if grouped else None
     if unlimited or (disk is None and memory is None):
         return dict.fromkeys((WORKSPACE, "/tmp", "/dev/shm"))
     each = min(size for size in (disk, memory and memory * 5 // 16) if size is not None)
-    return {WORKSPACE: each, "/tmp": each, "/dev/shm": min(each, 1 << 26, memory // 8 if memory else each)}
+    return {WORKSPACE: each + copied, "/tmp": each, "/dev/shm": min(each, 1 << 26, memory // 8 if memory else each)}
 
 
 def place(mount: str) -> str:

@@ -143,7 +143,14 @@ class GuestSandbox:
         self.close()
 
     def _begin(self) -> None:
-        self._link = self._host.start()
+        try:
+            self._link = self._host.start()
+        except BaseException as error:
+            self._gone = self._gone or "the guest did not start"
+            self._host.stop()
+            if isinstance(error, OSError):
+                raise SandboxError(f"{self.backend}: {error}") from None
+            raise
         self._gone = "the sandbox is closed" if self._closed else None
         try:
             self._ready()

@@ -90,6 +90,8 @@ class Settings(_Named):
         ):
             if found := [text for text in texts if "\0" in text]:
                 raise ValueError(f"Settings.{what}: expected a text without NUL bytes, got {found[0][:80]!r}")
+        if self.image == "":
+            raise ValueError("Settings.image: expected a name or None, got ''")
         if found := [name for name in self.env if "=" in name or not name]:
             raise ValueError(f"Settings.env: expected names without '=', got {found[0]!r}")
         if found := [place for place, _ in places if not place.startswith("/")]:

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from milepost.sandbox import bases, leftovers, runtime
+from milepost.sandbox import bases, bwrap, leftovers, reach, runtime
 from milepost.sandbox.core import SandboxError, Settings
 from milepost.sandbox.hosts import GUEST, Link
 from milepost.sandbox.limits import LEAST, checked
@@ -140,6 +140,8 @@ class DockerHost:
         except Exception as error:
             why = _short(error).removeprefix(f"docker: no engine answers: {HINT} ")
             raise SandboxError(f"docker: the engine does not answer any more: {why}") from None
+        self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
+        self._base = bases.prepare(settings.base) if settings.base else None
         self._image = self._find_image()
         self.isolation: Mapping[str, Any] = {
             "backend": "docker",
@@ -147,6 +149,7 @@ class DockerHost:
             "image": settings.image or "skeleton with the host's /usr",
             "user": UID,
             "limits": how,
+            "tmpfs_bytes": self._room(),
             "without": sorted(self._without),
             **{name: name not in self._without for name in ("seccomp", "capabilities", "privileges", "readonly")},
         }
@@ -207,21 +210,19 @@ class DockerHost:
 
     def place(self, mount: str) -> str:
         """Return where commands find a mount."""
-        return mount
+        return bwrap.place(mount)
 
     def _arguments(self) -> dict[str, Any]:
         """Return what ``docker create`` is told."""
         limits, without = self.settings.limits, self._without
-        binds = {str(runtime.guest_folder()): runtime.PLACE}
-        binds |= {str(Path(path).absolute()): place for place, path in self.settings.mounts.items()}
-        if self.settings.base:
-            binds[str(bases.prepare(self.settings.base))] = BASE
+        binds = {runtime.PLACE: str(runtime.guest_folder())}
+        binds |= {place: str(path) for place, path in self._mounts.items()}
+        if self._base:
+            binds[BASE] = str(self._base)
         if self.settings.image is None:
             binds |= {path: path for path in ("/usr", "/etc/alternatives", "/etc/ld.so.cache") if os.path.exists(path)}
         binds |= {"/dev": "/dev"} if "devices" in without else {}
-        mode = "rw" if "readonly" in without else "ro"
-        disk = None if "disk" in without else limits.disk
-        room = "" if disk is None else f",size={disk},nr_inodes={max(1024, disk >> 12)}"
+        closed = "readonly" not in without
         security = [] if "privileges" in without else ["no-new-privileges"]
         arguments: dict[str, Any] = {
             "image": self._image,
@@ -233,12 +234,14 @@ class DockerHost:
             "working_dir": "/",
             "network_mode": "host" if "network" in without else "none",
             "pid_mode": "host" if "pid" in without else None,
-            "read_only": "readonly" not in without,
+            "read_only": closed,
             "cap_drop": ["ALL"],
             "ipc_mode": "host" if "ipc" in without else "private",
             "log_config": {"type": "none"},
-            "tmpfs": dict.fromkeys((WORKSPACE, "/tmp", "/dev/shm"), f"uid={UID},gid={UID},mode=0755,exec{room}"),
-            "volumes": {path: {"bind": place, "mode": mode} for path, place in binds.items()},
+            "tmpfs": {place: _tmpfs(size) for place, size in self._room().items()},
+            "mounts": [
+                {"Type": "bind", "Source": path, "Target": place, "ReadOnly": closed} for place, path in binds.items()
+            ],
             "security_opt": security + (["seccomp=unconfined"] if "seccomp" in without else []),
             "ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         }
@@ -253,6 +256,12 @@ class DockerHost:
         if limits.cpus is not None and "cpus" not in without:
             arguments["nano_cpus"] = int(limits.cpus * 1e9)
         return arguments
+
+    def _room(self) -> dict[str, int | None]:
+        """Return the bytes of each file system in memory; the workspace's begins with a copy of the base."""
+        disk = None if "disk" in self._without else self.settings.limits.disk
+        copied = bases.size(self._base) if self._base else 0
+        return {WORKSPACE: disk and disk + copied, "/tmp": disk, "/dev/shm": disk}
 
     def _config(self) -> dict[str, Any]:
         """Return the guest's settings."""
@@ -376,6 +385,12 @@ def _remove(api: Any, container: str) -> None:
         _left.discard(container)
     except Exception as error:
         (_left.discard if getattr(error, "response", None) is not None else _left.add)(container)
+
+
+def _tmpfs(size: int | None) -> str:
+    """Return the options of a file system in memory; a file takes a page at least, so names are limited as well."""
+    limit = "" if size is None else f",size={size},nr_inodes={max(1024, size >> 12)}"
+    return f"uid={UID},gid={UID},mode=0755,exec{limit}"
 
 
 def _show_system_paths(api: Any) -> None:

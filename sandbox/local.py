@@ -29,7 +29,11 @@ class LocalHost:
     backend = "local"
 
     def __init__(self, settings: Settings) -> None:
+        for path in settings.mounts.values():
+            if not Path(path).exists():
+                raise ValueError(f"mount: expected a file or folder, got nothing at {path}")
         self.settings = settings
+        self._base = str(bases.prepare(settings.base)) if settings.base else None
         self.isolation: dict[str, Any] = {"backend": "local", "isolation": "none"}
         self._folder = leftovers.folder("local")
         self.workspace = str(self._folder / "workspace")
@@ -43,7 +47,7 @@ class LocalHost:
         env = {"PATH": PATH, "HOME": tmp, "TMPDIR": tmp, "LANG": "C.UTF-8"}
         config = {
             "workspace": self.workspace,
-            "base": str(bases.prepare(self.settings.base)) if self.settings.base else None,
+            "base": self._base,
             "env": env | dict(self.settings.env),
             "rlimits": {},
             "overlay": False,

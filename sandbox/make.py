@@ -8,7 +8,7 @@ from typing import Any
 
 from milepost.sandbox import bases, folders, leftovers, limits
 from milepost.sandbox.client import GuestSandbox
-from milepost.sandbox.core import Settings
+from milepost.sandbox.core import SandboxError, Settings
 from milepost.sandbox.names import did_you_mean
 
 BACKENDS = ("docker", "bubblewrap", "landlock", "local")
@@ -31,7 +31,10 @@ def make(backend: str = "auto", settings: Settings | None = None) -> GuestSandbo
     backend = resolve(backend)
     _clean()
     host = getattr(_module(backend), f"{backend.capitalize()}Host")
-    return GuestSandbox(host(settings or Settings()))
+    try:
+        return GuestSandbox(host(settings or Settings()))
+    except OSError as error:  # no room, no permission, no descriptors: what of it is the caller's is a ValueError
+        raise SandboxError(f"{backend}: {error}") from None
 
 
 def resolve(backend: str) -> str:

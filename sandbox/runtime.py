@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import TypeVar
 
 from milepost.sandbox import folders
@@ -60,28 +61,34 @@ def guest_folder(module: str = "exec_server") -> Path:
     sources["../../../__main__.py"] = MAIN.format(module=module).encode()
     said = sha256(repr([interpreter(), *sources.items()]).encode()).hexdigest()[:16]
     home = folders.state("guest")
-    target, new = home / said, home / f".new-{os.getpid()}-{said}"
+    target, new = home / said, home / f".new-{token_hex(8)}"
     if target.is_dir():
         return target
+    try:
+        _write(new, sources)
+        new.rename(target)
+    except OSError as error:
+        if not target.is_dir():  # else another was faster
+            raise SandboxError(f"the guest cannot be written below {home}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return target
+
+
+def _write(new: Path, sources: Mapping[str, bytes]) -> None:
     inside = new / "milepost" / "sandbox" / "guest"
     inside.mkdir(parents=True)
     for name, text in sources.items():
         (inside / name).write_bytes(text)
-    for name in ("", "milepost", "milepost/sandbox"):
-        if name:
-            (new / name / "__init__.py").touch()
+    for name in ("milepost", "milepost/sandbox"):
+        (new / name / "__init__.py").touch()
     compiled = [interpreter(), "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(new)]
     made = subprocess.run(compiled, capture_output=True, text=True)
     if made.returncode:
-        shutil.rmtree(new)
-        raise SandboxError(f"the guest cannot be compiled by {interpreter()}: {made.stderr or made.stdout}")
+        said = (made.stderr or made.stdout).strip().splitlines() or ["it said nothing"]
+        raise SandboxError(f"the guest cannot be compiled by {interpreter()} below {new.parent}: {said[-1]}")
     for path in [new, *new.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-    try:
-        new.rename(target)
-    except OSError:  # another process was faster
-        shutil.rmtree(new)
-    return target
 
 
 def command(folder: str | Path, config: str, python: str | None = None) -> list[str]:

@@ -133,7 +133,7 @@ def test_nothing_outlives_a_reset_and_all_is_as_new() -> None:
         "touch /tmp/x /dev/shm/x x; ipcmk -M 100 -p 0666; setsid sleep 60 & disown; "
         "python3 -c 'import socket, time; s = socket.socket(socket.AF_UNIX); s.bind(chr(0) * 2); time.sleep(60)' &"
     )
-    look = "ls /tmp /dev/shm .; ipcs -m | grep -c 666; grep -c @ /proc/net/unix; ls -d /proc/[0-9]* | wc -l"
+    look = "ls /tmp /dev/shm .; ipcs -m | grep -c 666; grep -c @ /proc/net/unix; set -- /proc/[0-9]*; echo $#"
     with sandbox() as made:
         new = made.run(look).output
         made.session().run(leave)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from milepost.sandbox import leftovers
+from milepost.recipes.cli import main
+from milepost.sandbox import bases, folders, leftovers
 from milepost.sandbox.leftovers import Owner
 
 
@@ -63,6 +65,30 @@ def test_only_what_dead_owners_left_is_removed(temporary: Path) -> None:
     assert outside.exists()
     os.utime(made["rebooted"], (0, 0))  # as old as an earlier boot
     assert leftovers.clean() == [made["rebooted"]]
+
+
+def test_the_command_removes_what_no_living_process_uses(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(folders, "_root", lambda: temporary)
+    attacked = folders.state("attacks") / f"milepost-attacks-{dead().mark}-x"
+    ours = folders.state("attacks") / f"milepost-attacks-{leftovers.me().mark}-x"
+    crashed = temporary / f"milepost-local-{dead().mark}-x"
+    base, copying = folders.state("bases") / "0123-1-1", folders.state("bases") / ".new-1-x"
+    (temporary / "mine").mkdir()
+    (temporary / "mine" / "file").touch()
+    for path in (attacked, ours, crashed, base, copying):
+        (path / "inner").mkdir(parents=True)
+    mine = bases.prepare(temporary / "mine")
+    assert main(["sandbox", "clean", "--json"]) == 0
+    assert {str(attacked), str(crashed)} <= set(json.loads(capsys.readouterr().out))
+    assert base.exists()
+    assert main(["sandbox", "clean", "--days", "0"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert str(base) in said
+    assert said[-1] == f"{len(said) - 1} removed"
+    assert [path.exists() for path in (attacked, crashed, base)] == [False] * 3
+    assert [path.exists() for path in (ours, copying, mine)] == [True] * 3
 
 
 def test_what_is_mounted_in_a_leftover_is_not_removed_with_it(temporary: Path) -> None:

@@ -24,7 +24,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=EACH)
 def shared(request: pytest.FixtureRequest, base: Path) -> Iterator[GuestSandbox]:
-    mounts = {"/opt/given": base / "README"}
+    mounts = {"/opt/given": base / "README", "/opt/again": base / "README"}
     with open_one(request.param, Settings(base=base, mounts=mounts, env={"GIVEN": "by settings"})) as sandbox:
         yield sandbox
 
@@ -113,6 +113,7 @@ def test_environment_folder_and_mounts_are_as_asked(sandbox: GuestSandbox) -> No
     assert sandbox.run("pwd").output.strip() == sandbox.workspace
     assert sandbox.run("pwd", cwd="pkg/sub").output.strip() == f"{sandbox.workspace}/pkg/sub"
     assert sandbox.run(["cat", sandbox.place("/opt/given")]).output == "read\n"
+    assert sandbox.run(["cat", sandbox.place("/opt/again")]).output == "read\n"
 
 
 def test_files_are_read_and_written_below_the_workspace_alone(sandbox: GuestSandbox) -> None:

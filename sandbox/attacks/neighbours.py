@@ -144,7 +144,12 @@ ATTACKS = [
         landlock=without("signals", "user"),
     ),
     Attack(
-        "other-memory", "Finds shared memory that another sandbox left.", _shared_memory, without("ipc"), hole=SHARED
+        "other-memory",
+        "Finds shared memory that another sandbox left.",
+        _shared_memory,
+        without("ipc", "memory"),  # where no group counts memory, there is none that is shared
+        docker=without("ipc"),
+        hole=SHARED,
     ),
     Attack(
         "remains",
