@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from milepost.credit.core import Channel, Credit, Rewards
-from milepost.envs.core import ContractError, Episode
+from milepost.envs.core import ContractError, Episode, Stop
+from milepost.envs.names import did_you_mean
 
 OUTCOME = "outcome"
 """The name of the outcome among the terms."""
@@ -24,14 +26,18 @@ class Profile(NamedTuple):
     terms: Mapping[str, float]
     """What each critic's 1 is worth in a turn."""
     gates: Mapping[str, float]
+    unfinished: str
+    """The end of an episode that ran into a limit."""
 
 
 SWE_PROFILE = Profile(
     outcomes=MappingProxyType({"resolved": 1.0, "patch": 0.5, "empty_patch": 0.0, "no_submission": -0.5}),
     terms=MappingProxyType({"format": 0.1, "call": 0.1, "scaffold": 0.1}),
     gates=MappingProxyType({OUTCOME: 0.0}),
+    unfinished="no_submission",
 )
 """Software engineering. The paper does not publish its magnitudes; these are this library's."""
+PROFILES: Mapping[str, Profile] = MappingProxyType({"swe": SWE_PROFILE})
 
 
 class GRA(Credit):
@@ -48,8 +54,9 @@ class GRA(Credit):
         priorities: Larger is more important; 1 for the outcome and 0 for the rest where nothing is said.
         gates: A gate for each term that is one, instead of ``gate``.
         gate_negative: Whether a closed gate drops penalties too (the paper's rule) or keeps them.
-        outcome: What an episode's end is worth; None: its own outcome. For magnitudes by label:
-            ``GRA(terms=SWE_PROFILE.terms, outcome=lambda e: SWE_PROFILE.outcomes[e.turns[-1].info["result"]])``.
+        outcome: What an episode's end is worth; None: its own outcome.
+        profile: A name of ``PROFILES``: its terms and gates, and its magnitudes by ``info["result"]`` as the outcome,
+            each where the argument of that name is not given.
 
     Source: *Stabilizing Long-term Multi-turn Reinforcement Learning with Gated Rewards* 2025, arXiv 2508.10548.
     Needs: ``info["reward_components"]`` at steps, an outcome.
@@ -72,7 +79,13 @@ class GRA(Credit):
         gates: Mapping[str, float] | None = None,
         gate_negative: bool = True,
         outcome: Callable[[Episode], float | None] | None = None,
+        profile: str | None = None,
     ) -> None:
+        if profile is not None:
+            known = _profile(self.name, profile)
+            terms = known.terms if terms is None else terms
+            gates = known.gates if gates is None and gate == 0.0 else gates
+            outcome = outcome or partial(_by_result, self.name, dict(known.outcomes), known.unfinished)
         self.terms = None if terms is None else dict(terms)
         self.priorities = {OUTCOME: 1.0, **(priorities or {})}
         self.gates = dict(gates) if gates is not None else {OUTCOME: gate}
@@ -149,8 +162,9 @@ class DRA(GRA):
         *,
         terms: Mapping[str, float] | None = None,
         outcome: Callable[[Episode], float | None] | None = None,
+        profile: str | None = None,
     ) -> None:
-        super().__init__(NEVER, terms=terms, outcome=outcome)
+        super().__init__(NEVER, terms=terms, outcome=outcome, profile=profile)
 
 
 def open_terms(
@@ -163,6 +177,23 @@ def open_terms(
     closed = [priorities.get(j, 0.0) for j, gate in gates.items() if not _passes(values.get(j), gate)]
     highest = max(closed, default=-math.inf)
     return {term: priorities.get(term, 0.0) >= highest for term in values}
+
+
+def _profile(method: str, name: str) -> Profile:
+    if name not in PROFILES:
+        raise ValueError(f"{method}: no profile {name!r}{did_you_mean(name, PROFILES)}; there is {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def _by_result(method: str, worth: Mapping[str, float], unfinished: str, episode: Episode) -> float | None:
+    """Return what an episode's end is worth by its label; None where it does not count."""
+    if episode.stop is None or not episode.stop.counts or not episode.turns:
+        return None
+    found: Any = episode.turns[-1].info.get("result", None if episode.stop is Stop.TERMINATED else unfinished)
+    if found not in worth:
+        expected = f"info['result'] on the last turn, one of {', '.join(worth)}"
+        raise ContractError(f"{method} needs {expected}; {episode.env_id} gave {found!r}")
+    return worth[found]
 
 
 def _own_outcome(episode: Episode) -> float | None:

@@ -73,6 +73,7 @@ INFO_KEYS: dict[str, InfoKey] = {
     "valid": InfoKey(_STEP, (bool,), "whether the move was executed"),
     "n_env_steps": InfoKey(_STEP, (int,), "steps of the simulator below that this turn took"),
     "outcome": InfoKey(_LAST, (int, float, dict), "the result; absent when nothing was scored; or one per agent"),
+    "result": InfoKey(_LAST, (str,), "what kind of end it was, for magnitudes by label"),
     "success": InfoKey(_LAST, (bool,), "whether the task was solved; without it, an outcome of 1 or more is"),
 }
 

@@ -75,6 +75,7 @@ class TurnHooks(gym.Wrapper[Observation, Any, Any, Any]):
         }
         self.episode = episode = Episode(**(known | fields))
         episode.info = _recorded(info)
+        episode.runtime = {**episode.runtime, **self._ask("runtime", {})}
         if episode.task is None:
             episode.task = rest.get("task", info.get("task_id"))
         episode.last = observation

@@ -211,7 +211,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "credit": (credit, "list | check | vectors        list and check credit methods, compute worked examples"),
     "serve": (serve, "MODEL [flags]                 a model as an OpenAI-compatible endpoint"),
     "sandbox": (sandbox, "list | attack | clean         what isolates commands here, and whether it holds"),
-    "swe": (swe, "build [flags]                 make software-engineering tasks of real packages"),
+    "swe": (swe, "build | verify [flags]        make software-engineering tasks of real packages, and prove them"),
     "mcp": (mcp, "ENV [flags]                   an environment as an MCP server"),
 }
 

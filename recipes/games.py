@@ -26,12 +26,12 @@ NEEDS = {"random": "info['actions']", "oracle": "oracle()"}
 class Games:
     """The games of each split, as tasks of the driver."""
 
-    def __init__(self, args: Args) -> None:
+    def __init__(self, args: Args, kwargs: dict[str, Any]) -> None:
         for name in ("n_train", "games", "group", "probe_every", "save_every"):
             if getattr(args, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(args, name)}")
         self._args = args
-        self._kwargs = env_kwargs(args)
+        self._kwargs = kwargs | dict(read_option(text) for text in args.option)
         n_games = {"train": args.n_train, "valid": args.n_probe, "test": args.n_test}
         self.of = {split: self._first(split, n) for split, n in n_games.items()}
         """Names of tasks, or seeds, by split."""
@@ -111,9 +111,8 @@ class Games:
 
 
 def env_kwargs(args: Args) -> dict[str, Any]:
-    """Return the environment's options: the recipe's own for TextWorld, then what ``--option`` says."""
-    kwargs: dict[str, Any] = {"level": args.level, "max_episode_steps": args.max_turns} if args.env == TEXTWORLD else {}
-    return kwargs | dict(read_option(text) for text in args.option)
+    """Return the recipe's own options of the environment: TextWorld's."""
+    return {"level": args.level, "max_episode_steps": args.max_turns} if args.env == TEXTWORLD else {}
 
 
 def shuffled(games: Sequence[Any], *key: object) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 import time
@@ -11,8 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from rich.console import Console
@@ -31,8 +29,9 @@ from milepost.envs.core import Episode, Task
 from milepost.envs.files import clear_when_full
 from milepost.envs.runs import Run, read_run, write_json
 from milepost.recipes.estimate import paired
-from milepost.recipes.games import Games
+from milepost.recipes.games import Games, env_kwargs
 from milepost.recipes.parts import check_credits, credits_file, credits_of, read_states, states_of
+from milepost.recipes.ranks import everyones, over_ranks
 from milepost.recipes.report import plot, table
 from milepost.recipes.report.stats import wilson
 from milepost.recipes.usage import Usage, give_back
@@ -40,13 +39,11 @@ from milepost.recipes.usage import Usage, give_back
 if TYPE_CHECKING:
     from milepost.recipes.textworld_guide import Args
 
-SHARED = ("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context")
-"""Settings that a run and the one it takes its warm-up from have in common."""
-COUNTS = re.compile(
-    r"skipped/|group/count$|credit/.+/(judged|unjudged|asked|annotated|labels|waiting|un\w+ed|annotator_failed|"
-    r"\w*not_finite|\w*missing)$"
+SHARED = (
+    *("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context"),
+    *("packages", "tasks", "max_lines"),
 )
-"""Metrics that count what was on one rank; those of the trainer are over all ranks already."""
+"""Settings that a run and the one it takes its warm-up from have in common."""
 Step = Callable[["Guide", Trainer, int], dict[str, float]]
 """One update of a stage: number of the update in, metrics out."""
 
@@ -56,7 +53,13 @@ class Guide:
 
     Every rank plays its share of the groups and appends its episodes; rank 0 logs and saves. A checkpoint holds the
     trainer, the states of the credit methods, and ``done``: what every finished stage reached.
+
+    What is particular to a recipe is overridden: its name, the environment's options, how credit methods are set, what
+    is measured of test episodes beside success, and which metric its curve shows.
     """
+
+    recipe: ClassVar[str] = "textworld_guide"
+    metric: ClassVar[str | None] = None
 
     def __init__(self, args: Args) -> None:
         self.args, self.usage = args, Usage()
@@ -77,16 +80,32 @@ class Guide:
             self.run.withdraw()
             raise
 
+    def env_kwargs(self) -> dict[str, Any]:
+        """Return the environment's options; those of ``--option`` come on top."""
+        return env_kwargs(self.args)
+
+    def credit_options(self) -> dict[str, dict[str, Any]]:
+        """Return options of credit methods, by name."""
+        return {}
+
+    def compile(self) -> None:
+        """Have ready what the games need, once on a machine."""
+        self.games.compile()
+
+    def measure(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Return what is told of test episodes beside success."""
+        return {}
+
     def _prepare(self) -> None:
         self.estimator, names = paired(self.args.estimator, self.args.credit)
-        check_credits(names)
+        check_credits(names, self.credit_options())
         self.credit_names = names
         self.credits: list[Credit] = []
         """Methods are made when RL begins, as models of their own begin as the policy is then."""
-        self.games = Games(self.args)
+        self.games = Games(self.args, self.env_kwargs())
         with self.usage.timed("games"):
             if self.rank == 0:
-                self.games.compile()
+                self.compile()
             distributed.barrier()
         self.missing = self.games.missing(names)
         """Stage to what the environment does not have and the stage needs."""
@@ -109,7 +128,8 @@ class Guide:
         with self.usage.timed(f"{stage}_games"):
             tasks = self.games.tasks(self.games.of["test"][:first], f"test/{stage}", split="test")
             episodes = self.play(tasks, policy, title=f"{stage}, on games never trained on", greedy=True, stage=stage)
-        result = table.stage(stage, everyones(episodes))
+        result = table.stage(stage, played := everyones(episodes))
+        result.measured = self.measure(played)
         self.done[stage] = asdict(result)
         self.say(f"{stage}: {result.wins} of {result.games} games")
         self._keep_warmup(self.save())
@@ -227,7 +247,7 @@ class Guide:
         with models.quiet(), clear_when_full(self.run.path / "model"):
             for part in (merged(self.policy.model), self.policy.tokenizer):
                 part.save_pretrained(self.run.path / "model")
-        curve = plot.plot(self.run.path)
+        curve = plot.plot(self.run.path, metric=self.metric)
         write_json(self.run.path / "stages.json", self.done)
         self.run.finish(
             {
@@ -259,7 +279,7 @@ class Guide:
         self.rank = distributed.rank()
         for _ in range(self.rank):
             distributed.barrier()
-        run = Run.open(self.args.out, "textworld_guide", plain(self.args), resume=self.args.resume, rank=self.rank)
+        run = Run.open(self.args.out, self.recipe, plain(self.args), resume=self.args.resume, rank=self.rank)
         if not run.finished and run.rewind() is None and self.args.resume:
             self.say(f"{self.args.out} has no checkpoint; starting over")
         for _ in range(self.rank, distributed.world()):
@@ -338,7 +358,10 @@ class Guide:
     def _begin_credits(self, stage: str) -> None:
         if stage == "trained" and self.args.after == "rl" and not self.credits:
             a = self.args
-            self.credits = credits_of(self.credit_names, self.policy, seed=a.seed, lr=a.credit_lr, gamma=a.gamma)
+            options = self.credit_options()
+            self.credits = credits_of(
+                self.credit_names, self.policy, seed=a.seed, lr=a.credit_lr, gamma=a.gamma, options=options
+            )
 
     def _settings(self, stage: str) -> dict[str, Any]:
         """Return how a stage's trainer is set."""
@@ -361,7 +384,7 @@ def check_warmup_of(args: Args) -> None:
             f"--warmup-of {args.warmup_of}: expected a run folder of this recipe that finished its warm-up"
         )
     theirs, ours = read_run(args.warmup_of).settings, plain(args)
-    if changed := [key for key in SHARED if theirs.get(key) != ours[key]]:
+    if changed := [key for key in SHARED if theirs.get(key) != ours.get(key)]:
         told = "; ".join(f"{key} is {theirs.get(key)!r} there, {ours[key]!r} here" for key in changed)
         raise ValueError(f"--warmup-of {args.warmup_of} was run with other settings: {told}")
 
@@ -370,15 +393,3 @@ def plain(args: Args) -> dict[str, Any]:
     """Return the settings that make two runs the same, as ``run.json`` has them."""
     told = {key: value for key, value in asdict(args).items() if key != "device"}
     return dict(json.loads(json.dumps(told, default=str)))
-
-
-def everyones(episodes: Sequence[Episode]) -> list[Episode]:
-    """Return the episodes of all ranks."""
-    return [episode for part in distributed.gather(list(episodes)) for episode in part]
-
-
-def over_ranks(metrics: dict[str, float]) -> dict[str, float]:
-    """Return each number over the ranks that have it: the sum of what was counted, the mean of all else."""
-    ranks = distributed.gather(metrics)
-    keys = dict.fromkeys(key for rank in ranks for key in rank)
-    return {key: (sum if COUNTS.match(key) else fmean)(rank[key] for rank in ranks if key in rank) for key in keys}

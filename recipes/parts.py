@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from milepost.agents.driver import play
@@ -15,6 +16,8 @@ from milepost.envs.core import Episode, Task
 if TYPE_CHECKING:
     from milepost.agents.local.policy import LocalPolicy
 
+Options = Mapping[str, Mapping[str, Any]]
+"""Options of credit methods, by name."""
 SETTINGS: dict[str, dict[str, Any]] = {"progress": {"scale": "initial"}}
 """Options of methods as our recipes set them: progress counts in shares of the way to the goal."""
 PARTS = ("token_model", "scorer", "replay")
@@ -47,7 +50,7 @@ class Branches:
         return [[episode for episode in row if episode.outcome is not None] for row in rows]
 
 
-def check_credits(names: Sequence[str]) -> None:
+def check_credits(names: Sequence[str], options: Options = MappingProxyType({})) -> None:
     """Raise, before anything is played, what ``credits_of`` would.
 
     Raises:
@@ -58,7 +61,8 @@ def check_credits(names: Sequence[str]) -> None:
         cls = methods.find(name)
         for need in sorted(cls.needs & set(ELSEWHERE)):
             raise ValueError(f"credit {name!r} needs {ELSEWHERE[need]}; this recipe has none")
-        methods.check_options(name, **SETTINGS.get(name, {}), **{part: None for part in PARTS if part in cls.needs})
+        given = {**SETTINGS.get(name, {}), **options.get(name, {})}
+        methods.check_options(name, **given, **{part: None for part in PARTS if part in cls.needs})
         if cls.channel == "value" and "replay" in cls.needs:
             others = [n for n in names if n != "outcome" and methods.find(n).channel != "value"]
             if late := [n for n in others if not methods.find(n).live]:
@@ -68,30 +72,39 @@ def check_credits(names: Sequence[str]) -> None:
                 )
 
 
-def credits_of(names: Sequence[str], policy: LocalPolicy, *, seed: int, lr: float, gamma: float) -> list[Credit]:
+def credits_of(
+    names: Sequence[str],
+    policy: LocalPolicy,
+    *,
+    seed: int,
+    lr: float,
+    gamma: float,
+    options: Options = MappingProxyType({}),
+) -> list[Credit]:
     """Return credit methods in the order of their names, each with the parts that it needs, made of the policy.
 
-    A model begins as the policy is now. A critic expects what all other methods pay, discounted as the recipe does.
+    ``options`` are a recipe's own. A model begins as the policy is now. A critic expects what all other methods pay,
+    discounted as the recipe does.
     """
-    check_credits(names)
+    check_credits(names, options)
     made: dict[str, Credit] = {}
     for name in sorted(names, key=lambda n: methods.find(n).channel == "value"):
         cls = methods.find(name)
         takes = inspect.signature(cls).parameters
         earned = [credit for credit in made.values() if credit.channel != "value"]
         live = [credit for credit in earned if credit.live]
-        options = dict(SETTINGS.get(name, {}))
+        given = {**SETTINGS.get(name, {}), **options.get(name, {})}
         if "token_model" in cls.needs:
-            options["token_model"] = _token_model(policy, seed, lr)
+            given["token_model"] = _token_model(policy, seed, lr)
         if "scorer" in cls.needs:
-            options["scorer"] = _scorer(policy, frozen=getattr(cls, "frozen", False))
+            given["scorer"] = _scorer(policy, frozen=getattr(cls, "frozen", False))
         if "replay" in cls.needs:
-            options |= {"replay": Branches(policy, live, seed), "labels": live}
+            given |= {"replay": Branches(policy, live, seed), "labels": live}
         if "rewards" in takes:
-            options["rewards"] = earned
+            given["rewards"] = earned
         if cls.channel == "value" and cls.level != "token" and "gamma" in takes:
-            options["gamma"] = gamma
-        made[name] = methods.resolve(name, **options)
+            given["gamma"] = gamma
+        made[name] = methods.resolve(name, **given)
     return [made[name] for name in names]
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 from secrets import token_hex
 
@@ -165,9 +166,10 @@ def _entries(folder: Path) -> Iterator[tuple[bytes, os.stat_result]]:
     while stack:
         at = stack.pop()
         with os.scandir(os.path.join(top, at)) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted(found, key=attrgetter("name"))
+        before = at + b"/" if at else b""
         for entry in entries:
-            status, path = entry.stat(follow_symlinks=False), os.path.join(at, entry.name)
+            status, path = entry.stat(follow_symlinks=False), before + entry.name
             if stat.S_ISDIR(status.st_mode):
                 stack.append(path)
             elif not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):

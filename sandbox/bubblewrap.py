@@ -69,7 +69,7 @@ class BubblewrapHost:
 
     Args:
         settings: How the sandbox begins.
-        without: Some of ``PROTECTIONS`` or ``GUEST`` that are left out, to show that they matter; in a sandbox around it.
+        without: Some of ``PROTECTIONS`` or ``GUEST`` that are left out, to show that they matter, in an outer one.
 
     Raises:
         ValueError: Bubblewrap does not work here, or cannot do what is asked for.

@@ -66,7 +66,8 @@ class Settings(_Named):
     """How a sandbox begins, whatever its backend."""
 
     base: Path | None = None
-    """A folder with whose files the workspace begins; it is never changed."""
+    """A folder with whose files the workspace begins; it is never changed. What ``bases.prepare`` returned is taken as
+    it is; any other is looked through at every start, as it may have changed."""
     mounts: Mapping[str, Path] = field(default_factory=dict)
     """Read-only folders and files of the host by their place in the sandbox; ``Sandbox.place`` says where a backend
     without a file system of its own has them."""

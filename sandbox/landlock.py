@@ -62,7 +62,7 @@ class LandlockHost:
 
     Args:
         settings: How the sandbox begins. The size of the workspace is not limited, and ``loopback`` cannot be had.
-        without: Some of ``PROTECTIONS`` or ``GUEST`` that are left out, to show that they matter; in a sandbox around it.
+        without: Some of ``PROTECTIONS`` or ``GUEST`` that are left out, to show that they matter, in an outer one.
 
     Raises:
         ValueError: Landlock is not there, or cannot do what is asked for.

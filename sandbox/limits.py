@@ -140,8 +140,10 @@ class Group:
     paths: Collection[Path]
 
     def open(self) -> list[int]:
-        """Return descriptors: whoever has them is in the group after writing 0 to each, and so is all it starts."""
-        return [os.open(path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self.paths]
+        """Return descriptors: a process of one thread is in the group after writing 0 to each, with all it starts."""
+        # Version 1 moves a thread through "tasks" at once; before it moves a process it waits for all processors.
+        names = {path: "tasks" if (path / "tasks").exists() else "cgroup.procs" for path in self.paths}
+        return [os.open(path / name, os.O_WRONLY | os.O_CLOEXEC) for path, name in names.items()]
 
     @property
     def n_out_of_memory(self) -> int:

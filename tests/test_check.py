@@ -118,7 +118,11 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         make("needs_more:mine/Y-v0")
 
 
-@pytest.mark.parametrize("env_id", env_ids())
+SLOW = {"milepost/SWE-v0"}
+"""Fetches packages and runs their tests; test_swe_env.py checks it on a package of two files."""
+
+
+@pytest.mark.parametrize("env_id", [pytest.param(i, marks=[pytest.mark.slow] * (i in SLOW)) for i in env_ids()])
 def test_every_environment_of_ours_keeps_the_contract(env_id, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing compiled yet
     report = check(env_id)

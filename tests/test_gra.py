@@ -98,24 +98,50 @@ def test_a_term_without_weight_can_still_be_a_gate():
 
 
 def test_the_profile_pays_a_failing_patch_half_and_a_passed_critic_a_tenth():
-    def outcome(e: Any) -> float:
-        return SWE_PROFILE.outcomes[e.turns[-1].info["result"]]
-
-    gra = GRA(terms=SWE_PROFILE.terms, gates=SWE_PROFILE.gates, outcome=outcome)
     paid = {}
     for result in SWE_PROFILE.outcomes:
-        e = episode(format=[1.0, 1.0], call=[1.0, 0.0], scaffold=[1.0, 1.0])
+        e = episode(format=[1.0, 1.0], call=[1.0, 0.0], scaffold=[1.0, 1.0], tests=[9.0, 9.0])
         e.turns[-1].info["result"] = result
-        paid[result] = gra.on_group([e])[0]
-    assert paid["resolved"] == pytest.approx([0.3, 1.2])
-    assert paid["patch"] == pytest.approx([0.3, 0.7])
-    assert paid["empty_patch"] == [0.0, 0.0]
-    assert paid["no_submission"] == [0.0, -0.5]
+        paid[result] = {method.name: method.on_group([e])[0] for method in (GRA(profile="swe"), DRA(profile="swe"))}
+    assert paid["resolved"]["gra"] == pytest.approx([0.3, 1.2])
+    assert paid["patch"]["gra"] == pytest.approx([0.3, 0.7])
+    assert paid["empty_patch"]["gra"] == [0.0, 0.0]
+    assert paid["no_submission"]["gra"] == [0.0, -0.5]
+    assert paid["resolved"]["dra"] == paid["resolved"]["gra"]
+    assert paid["no_submission"]["dra"] == pytest.approx([0.3, -0.3])
+
+
+def test_what_is_said_beside_a_profile_counts_instead_of_its_own():
+    e = episode(format=[1.0], call=[1.0], info={"result": ["patch"]})
+    assert GRA(profile="swe", terms={"format": 0.2}).on_group([e])[0] == [0.7]
+    assert GRA(0.5, profile="swe").on_group([e])[0] == [0.5]
+
+
+@pytest.mark.parametrize("stop", [Stop.MAX_TURNS, Stop.MAX_TOKENS, Stop.TIMEOUT])
+def test_an_episode_that_ran_into_a_limit_submitted_nothing(stop):
+    assert row(GRA(profile="swe"), 0.0, format=[1.0, 1.0], stop=stop) == [0.0, -0.5]
+
+
+def test_an_episode_that_does_not_count_has_no_label_to_be_paid_for():
+    assert row(DRA(profile="swe"), format=[1.0], stop=Stop.FAILED) == [0.1]
+
+
+def test_a_profile_says_which_label_it_misses():
+    for bad in ({}, {"result": ["won"]}):
+        with pytest.raises(
+            ContractError, match=r"needs info\['result'\].*resolved, patch, empty_patch.*gave (None|'won')"
+        ):
+            row(GRA(profile="swe"), 1.0, format=[1.0], info=bad)
+
+
+def test_an_unknown_profile_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match=r"no profile 'swf' .did you mean 'swe'"):
+        GRA(profile="swf")
 
 
 def test_a_method_with_the_profile_can_be_sent_to_another_process():
-    gra = pickle.loads(pickle.dumps(GRA(terms=SWE_PROFILE.terms, gates=SWE_PROFILE.gates)))
-    assert row(gra, 1.0, format=[1.0]) == pytest.approx([1.1])
+    gra = pickle.loads(pickle.dumps(GRA(profile="swe")))
+    assert row(gra, format=[1.0], info={"result": ["patch"]}) == pytest.approx([0.6])
 
 
 def test_equal_totals_give_advantages_of_exactly_zero():

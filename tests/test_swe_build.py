@@ -39,8 +39,9 @@ def judge(tiny: Package) -> Iterator[Callable[..., str]]:
     """Say what comes of edits, given as pairs of texts."""
     with trials._sandbox(tiny, "local") as sandbox:
 
-        def say(*pairs: tuple[str, str]) -> str:
-            found = trials._judge(TaskId(tiny, "tiny.py", "easy", 0), [edit(*pair) for pair in pairs], ALL, sandbox)
+        def say(*pairs: tuple[str, str], max_cpu_s: int = trials.MAX_CPU_S) -> str:
+            edits = [edit(*pair) for pair in pairs]
+            found = trials._judge(TaskId(tiny, "tiny.py", "easy", 0), edits, ALL, sandbox, max_cpu_s)
             return found if isinstance(found, str) else " ".join(test.partition("::")[2] for test in found.of("failed"))
 
         yield say
@@ -65,13 +66,23 @@ def test_a_bug_makes_a_task_only_if_some_tests_fail_always_and_each_edit_matters
     assert judge(("// 2", "* 2"), seen_by_none) == "one of its edits breaks nothing"
     assert judge(("result = start", "import os; os._exit(0)")) == "crashes"
     assert judge(("(low + high) // 2", once)) == "flaky"
-    monkeypatch.setattr(trials, "MAX_CPU_S", 1)
-    assert judge(("result = start", "\n    while True: pass")) == "slow"
+    assert judge(("result = start", "\n    while True: pass"), max_cpu_s=1) == "slow"
+
+
+def test_a_bug_that_was_too_slow_for_a_build_is_tried_again_with_patience_where_it_is_asked_for(
+    tiny: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    burn = "import time\n    end = time.process_time() + 0.5"
+    slow = edit("result = start", f"{burn}\n    while time.process_time() < end: pass\n    result = start + 1")
+    monkeypatch.setattr(TaskId, "edits", lambda self: (slow,))
+    asked = TaskId.parse("tiny-1.0:tiny.py:easy:1")
+    assert trial(asked, "local", 1) == Rejected(str(asked), "slow", 1)
+    assert task(str(asked), "local").fail_to_pass == (ALL[1], ALL[2])
 
 
 def test_a_task_is_known_after_its_runs_and_not_run_again(tiny: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TaskId, "edits", lambda self: (edit("low > high", "low <= high"),))
-    monkeypatch.setattr(trials, "_why_not", lambda run, clean: None)
+    monkeypatch.setattr(trials, "_why_not", lambda run, clean, max_cpu_s: None)
     found = task("tiny-1.0:tiny.py:easy:1", "local")
     monkeypatch.setattr(trials, "_sandbox", None)
     assert task("tiny-1.0:tiny.py:easy:1", "local") == found

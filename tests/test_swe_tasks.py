@@ -55,10 +55,10 @@ def test_the_base_has_the_bug_and_nothing_that_tells_the_fix(task: SweTask) -> N
 
 def test_the_gold_patch_is_the_difference_from_the_bug_to_the_original(task: SweTask) -> None:
     lines = gold(task).splitlines()
-    assert lines[:2] == ["--- a/tiny.py", "+++ b/tiny.py"]
+    assert lines[:3] == ["diff --git a/tiny.py b/tiny.py", "--- a/tiny.py", "+++ b/tiny.py"]
     buggy, clean = (text.decode().splitlines() for text in texts(task)["tiny.py"])
-    assert [line[1:] for line in lines[2:] if line[0] == "-"] == [line for line in buggy if line not in clean]
-    assert all(line[1:] in clean for line in lines[2:] if line[0] == "+")
+    assert [line[1:] for line in lines[3:] if line[0] == "-"] == [line for line in buggy if line not in clean]
+    assert all(line[1:] in clean for line in lines[3:] if line[0] == "+")
 
 
 def test_a_patch_that_does_not_fit_the_package_is_one_line(task: SweTask) -> None:

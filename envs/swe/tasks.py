@@ -6,7 +6,6 @@ tests the bug breaks was seen in real runs (``trials``) and travels in the task.
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 import json
 import os
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from milepost.envs.swe.diffs import unified
 from milepost.envs.swe.mutate import N_SITES, Edit, apply, mutate
 from milepost.envs.swe.packages import Package, Split, package, packages
 from milepost.envs.swe.sources import source
@@ -152,13 +152,10 @@ def base(task: SweTask) -> Path:
 
 def gold(task: SweTask) -> str:
     """Return the patch that takes the bug away, as a unified diff of ``base``; see ``texts``."""
-    return "".join(_diff(file, buggy, clean) for file, (buggy, clean) in texts(task).items())
-
-
-def _diff(file: str, before: bytes, after: bytes) -> str:
-    old, new = (text.decode().splitlines(keepends=True) for text in (before, after))
-    lines = difflib.unified_diff(old, new, f"a/{file}", f"b/{file}")
-    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+    found = texts(task)
+    return unified(
+        {file: buggy for file, (buggy, _) in found.items()}, {file: clean for file, (_, clean) in found.items()}
+    )
 
 
 def write(path: Path, tasks: Iterable[SweTask]) -> None:

@@ -1,11 +1,16 @@
 """Test runs in any sandbox: which tests passed, told by a process that tested code can neither read nor speak for.
 
-What is tested runs in the same process as pytest, so code written against this very runner can still lie about its own
-tests; it cannot write to the host, end early without being seen, or leave a test out and have it count.
+What is tested runs in the same process as pytest. It cannot write to the host, end early without being seen, or leave
+a test out and have it count. In a guarded run, as grading is, it is also seen when it changes pytest, its plugins, the
+functions of tests, or builtins (``test_guard``), and when it makes tests pass that must fail (``canary``).
+
+What no run in one process can refuse: code that was written against this very runner, finds the guard in memory and
+changes it too; and code that answers tests rather than what they ask, with a value that says it equals everything.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -15,7 +20,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, get_args
 
-from milepost.sandbox.core import Sandbox
+from milepost.envs.swe.canary import Canary
+from milepost.sandbox.core import Result, Sandbox
 
 Outcome = Literal["passed", "failed", "error", "skipped"]
 PYTHON = "/usr/bin/python3"
@@ -47,6 +53,8 @@ class TestRun:
     cpu_s: float = 0.0
     """Seconds of a processor, which depend less than ``seconds`` on what else the machine does."""
     timed_out: bool = False
+    changed: tuple[str, ...] = ()
+    """Of a guarded run: what decides about tests and was changed by what they test, or that the canary died."""
 
     def passed(self, ids: Iterable[str]) -> bool:
         """Whether the run is complete and all these tests passed in it."""
@@ -66,6 +74,7 @@ def run_tests(
     cpu_s: int | None = None,
     memory: int | None = None,
     plugins: Sequence[str] = (),
+    guarded: bool = False,
     tools: str = TOOLS,
     max_output: int = 4000,
 ) -> TestRun:
@@ -79,13 +88,14 @@ def run_tests(
         cpu_s: Seconds of a processor that the tests' process may use before it is killed.
         memory: Bytes that it may address, beside what the sandbox allows.
         plugins: Modules of the workspace or the tools that are plugins of pytest; none is loaded by itself.
+        guarded: Whether a run in which something else than the tests decided is not complete.
         tools: A place among ``Settings.mounts``.
         max_output: Characters of ``TestRun.output``; what is more is left out of its middle.
 
     Raises:
         SandboxError: The sandbox is gone. What tested code does, however bad, is a run that is not complete.
     """
-    secret = secrets.token_hex(16)
+    secret, canary = secrets.token_hex(16), Canary.new() if guarded else None
     config = {
         "workspace": sandbox.workspace,
         "tools": sandbox.place(tools),
@@ -95,16 +105,18 @@ def run_tests(
         "timeout_s": timeout_s,
         "cpu_s": cpu_s,
         "memory": memory,
+        "guard": _text("test_guard") if guarded else "",
+        "canary": [canary.name] if canary else [],
     }
-    settings = json.dumps(config).encode()
     result = sandbox.run(
-        [PYTHON, "-s", "-S", "-B", "-c", _runner()],
+        [PYTHON, "-s", "-S", "-B", "-c", _text("test_runner")],
         timeout_s=timeout_s + GRACE_S,
         env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "TZ": "UTC", "COLUMNS": "120"},
-        stdin=b"%08d" % len(settings) + settings + secret.encode(),
+        stdin=_counted(json.dumps(config)) + secret.encode() + (_counted(canary.text) if canary else b""),
         max_output=MAX_REPORT,
     )
-    run = _read(result.output, secret, ids, result.seconds, result.timed_out, max_output)
+    run = _read(result, secret, ids, canary)
+    run = replace(run, output=shorten(_stable(run.output), max_output))
     places = {f"{sandbox.workspace.rstrip('/')}/": "", f"{config['tools']}/": f"{tools}/"}
     messages = {test: _elsewhere(text, places) for test, text in run.messages.items()}
     return replace(run, output=_elsewhere(run.output, places), messages=messages)
@@ -118,22 +130,32 @@ def shorten(text: str, n: int) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
-def _read(output: str, secret: str, ids: Sequence[str] | None, seconds: float, late: bool, n: int) -> TestRun:
-    lines = [line for line in output.splitlines() if line.startswith(secret + " ")]
+def _read(result: Result, secret: str, ids: Sequence[str] | None, canary: Canary | None) -> TestRun:
     unreported: dict[str, Outcome] = dict.fromkeys(ids or (), "failed")
     try:
-        report: dict[str, Any] = json.loads(lines[-1].removeprefix(secret + " "))
-    except (IndexError, ValueError):
-        return TestRun(unreported, False, shorten(_stable(output), n), seconds=seconds, timed_out=late)
-    outcomes, messages = _outcomes(report["reports"])
+        line = [line for line in result.output.splitlines() if line.startswith(f"{secret} ")][-1]
+        report: dict[str, Any] = json.loads(line.removeprefix(f"{secret} "))
+        outcomes, messages = _outcomes(report["reports"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return TestRun(unreported, False, result.output, seconds=result.seconds, timed_out=result.timed_out)
+    complete, changed = report["complete"] and report["end"] in (0, 1, 2, 5), list(report["changed"])
+    if canary:
+        if complete and not canary.lives(outcomes, messages):
+            changed.append("the canary")
+        # Tests failed, as pytest has to know: those of the canary.
+        complete = complete and report["end"] == 1 and not changed
+        for test in filter(canary.owns, list(outcomes)):
+            del outcomes[test]
+            messages.pop(test, None)
     return TestRun(
         unreported | outcomes,
-        bool(report["complete"]) and report["end"] in (0, 1, 2, 5),
-        shorten(_stable(report["output"]), n),
+        complete,
+        report["output"],
         messages,
         report["seconds"],
         report["cpu_s"],
         report["timed_out"],
+        tuple(changed),
     )
 
 
@@ -163,8 +185,11 @@ def _stable(text: str) -> str:
     return re.sub(r" in \d+\.\d+s\b( \(\d+:\d+:\d+\))?", "", text).strip()
 
 
-@cache
-def _runner() -> str:
-    from milepost.envs.swe import test_runner
+def _counted(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogateescape")
+    return b"%08d" % len(data) + data
 
-    return inspect.getsource(test_runner)
+
+@cache
+def _text(module: str) -> str:
+    return inspect.getsource(importlib.import_module(f"milepost.envs.swe.{module}"))

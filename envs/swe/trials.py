@@ -30,7 +30,9 @@ from milepost.sandbox.make import make
 FORMAT = 2
 """Raised when what is kept means something else."""
 MAX_CPU_S = 5
-"""Seconds of a processor that a task's tests may take with the bug in."""
+"""Seconds of a processor that a new task's tests may take with the bug in."""
+PATIENT_CPU_S = 40
+"""The same for a task that was chosen already, on a machine that may have been faster, and for tests without a bug."""
 MEMORY = 1 << 30
 TIMEOUT_S = 90.0
 N_RUNS = 3
@@ -46,6 +48,8 @@ class Rejected:
 
     id: str
     reason: str
+    max_cpu_s: int = MAX_CPU_S
+    """What its tests were allowed; with more they might have come to their end."""
 
 
 def task(task_id: str, backend: str = "auto") -> SweTask:
@@ -55,25 +59,27 @@ def task(task_id: str, backend: str = "auto") -> SweTask:
         ValueError: It is no id, or of a bug that makes no task here; it says why.
         MachineError: The package index does not answer, or a sandbox broke.
     """
-    found = trial(TaskId.parse(task_id), backend)
+    found = trial(TaskId.parse(task_id), backend, PATIENT_CPU_S)
     if isinstance(found, Rejected):
         raise ValueError(f"SWE task {task_id}: makes no task here: {found.reason}")
     return found
 
 
-def trial(task_id: TaskId, backend: str = "auto") -> SweTask | Rejected:
-    """Return what comes of a bug, from the cache or from runs; see ``task``."""
+def trial(task_id: TaskId, backend: str = "auto", max_cpu_s: int = MAX_CPU_S) -> SweTask | Rejected:
+    """Return what comes of a bug, from the cache or from runs of at most so many seconds each; see ``task``."""
     package = task_id.package
     kept = _folder(package) / f"{quote(str(task_id), safe='')}.json"
     known = _load(kept)
-    if known is not None:
-        return Rejected(**known) if "reason" in known else from_row(known)
+    if known is not None and "reason" not in known:
+        return from_row(known)
+    if known is not None and Rejected(**known).max_cpu_s >= max_cpu_s:
+        return Rejected(**known)
     clean, seconds = clean_run(package, backend)
     edits = task_id.edits()
     with _sandbox(package, backend) as sandbox:
-        found = _judge(task_id, edits, clean, sandbox)
+        found = _judge(task_id, edits, clean, sandbox, max_cpu_s)
     if isinstance(found, str):
-        rejected = Rejected(str(task_id), found)
+        rejected = Rejected(str(task_id), found, max_cpu_s)
         _save(kept, asdict(rejected))
         return rejected
     broken = [test for test in clean if found.outcomes[test] != "passed"]
@@ -96,7 +102,7 @@ def clean_run(package: Package, backend: str = "auto") -> tuple[list[str], float
     known = _load(kept)
     if known is None:
         with _sandbox(package, backend) as sandbox:
-            runs = [_run(package, sandbox, {}) for _ in range(N_RUNS)]
+            runs = [_run(package, sandbox, {}, PATIENT_CPU_S) for _ in range(N_RUNS)]
         passed = set.intersection(*(set(run.of("passed")) for run in runs))
         if not passed or not all(run.complete for run in runs):
             said = runs[0].output.splitlines() or ["they said nothing"]
@@ -106,27 +112,29 @@ def clean_run(package: Package, backend: str = "auto") -> tuple[list[str], float
     return known["tests"], known["seconds"]
 
 
-def _judge(task_id: TaskId, edits: Sequence[Edit], clean: Sequence[str], sandbox: Sandbox) -> TestRun | str:
+def _judge(
+    task_id: TaskId, edits: Sequence[Edit], clean: Sequence[str], sandbox: Sandbox, max_cpu_s: int
+) -> TestRun | str:
     """Return a run with the bug, or why it makes no task."""
     package, file = task_id.package, task_id.file
     data = (source(package) / file).read_bytes()
-    first = _run(package, sandbox, {file: apply(data, edits)})
-    if reason := _why_not(first, clean):
+    first = _run(package, sandbox, {file: apply(data, edits)}, max_cpu_s)
+    if reason := _why_not(first, clean, max_cpu_s):
         return reason
     if len(edits) > 1:
         for edit in edits:
-            alone = _run(package, sandbox, {file: apply(data, [edit])})
-            if _why_not(alone, clean) == "nothing fails":
+            alone = _run(package, sandbox, {file: apply(data, [edit])}, max_cpu_s)
+            if _why_not(alone, clean, max_cpu_s) == "nothing fails":
                 return "one of its edits breaks nothing"
     for _ in range(N_RUNS - 1):
-        again = _run(package, sandbox, {file: apply(data, edits)})
+        again = _run(package, sandbox, {file: apply(data, edits)}, max_cpu_s)
         if [again.outcomes.get(test) for test in clean] != [first.outcomes.get(test) for test in clean]:
             return "flaky"
     return first
 
 
-def _why_not(run: TestRun, clean: Sequence[str]) -> str | None:
-    if run.timed_out or run.cpu_s > MAX_CPU_S - 0.5:
+def _why_not(run: TestRun, clean: Sequence[str], max_cpu_s: int) -> str | None:
+    if run.timed_out or run.cpu_s > max_cpu_s - 0.5:
         return "slow"
     if not run.complete:
         return "crashes"
@@ -139,11 +147,11 @@ def _why_not(run: TestRun, clean: Sequence[str]) -> str | None:
     return None
 
 
-def _run(package: Package, sandbox: Sandbox, files: dict[str, bytes]) -> TestRun:
+def _run(package: Package, sandbox: Sandbox, files: dict[str, bytes], max_cpu_s: int) -> TestRun:
     sandbox.reset()
     for path, data in files.items():
         sandbox.write(path, data)
-    return run_tests(sandbox, package.tests, timeout_s=TIMEOUT_S, cpu_s=MAX_CPU_S, memory=MEMORY)
+    return run_tests(sandbox, package.tests, timeout_s=TIMEOUT_S, cpu_s=max_cpu_s, memory=MEMORY)
 
 
 @contextmanager

@@ -77,8 +77,8 @@ def plot(
         raise ValueError("nothing to draw: expected at least one run folder")
     curves = [curve(path, metric, name) for path, name in zip(paths, _names(paths), strict=True)]
     file = Path(out) if out is not None else paths[0] / "curve.png"
-    figure = _figure()
-    axes = figure.add_subplot()
+    drawn = figure()
+    axes = drawn.add_subplot()
     share = all(0 <= v <= 1 for c in curves for v in c.values)
     for c in curves:
         label = c.name if len({c.metric for c in curves}) == 1 else f"{c.name} ({c.metric})"
@@ -98,20 +98,21 @@ def plot(
         axes.legend(frameon=False, fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     picture = io.BytesIO()
-    figure.savefig(picture, format=file.suffix[1:] or "png", dpi=150, bbox_inches="tight")
+    drawn.savefig(picture, format=file.suffix[1:] or "png", dpi=150, bbox_inches="tight")
     write_bytes(file, picture.getvalue())
     return file
 
 
-def _figure() -> Any:
+def figure(size: tuple[float, float] = (7, 4.2)) -> Any:
+    """Return an empty picture of this many inches; matplotlib is imported now."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise gym.error.DependencyNotInstalled("Curves need matplotlib: pip install 'milepost[train]'") from None
-    figure = Figure(figsize=(7, 4.2))
-    FigureCanvasAgg(figure)
-    return figure
+    made = Figure(figsize=size)
+    FigureCanvasAgg(made)
+    return made
 
 
 def _title(curves: Sequence[Curve]) -> str:

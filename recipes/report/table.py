@@ -25,6 +25,8 @@ class Stage:
     n_judged: int = 0
     """Turns whose environment said whether the move was executed."""
     failed: int = 0
+    measured: dict[str, float] = field(default_factory=dict)
+    """What a recipe tells of its episodes beside success."""
 
     @property
     def games(self) -> int:
@@ -68,6 +70,7 @@ class Stage:
             "high": high,
             "invalid": self.n_invalid / self.n_judged if self.n_judged else None,
             "turns": self.n_turns / self.games if self.games else None,
+            **({"measured": self.measured} if self.measured else {}),
         }
 
 

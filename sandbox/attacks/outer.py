@@ -37,8 +37,8 @@ SHARED = ("null", "zero", "full", "random", "urandom", "tty")
 """The devices of the machine that it has, and ``spare``: the second of them under a name that no sandbox knows."""
 BEYOND = (*(2, 9, 16, 17, 20, 22, 25, 26), *(30, 32, 33, 34, 35, 36, 37, 38, 39, 40))
 """Capabilities that reach through namespaces, and that nothing here needs: reading every file by its handle, immutable
-files, modules, raw input and output, accounting, reboot, clock, terminals, audit, mandatory access control, the kernel's
-log, wake-ups, performance counters, bpf, checkpoints."""
+files, modules, raw input and output, accounting, reboot, clock, terminals, audit, mandatory access control, the
+kernel's log, wake-ups, performance counters, bpf, checkpoints."""
 _NOSUID, _RDONLY = 2, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -89,7 +89,10 @@ def _furnish(state: Path) -> None:
     mount("devpts", str(state / "dev" / "pts"), "devpts", _NOSUID, "newinstance,ptmxmode=0666,mode=620")
     mount(str(state / "dev"), "/dev", "none", 0x1000 | 0x4000)
     _read_only("/", True)
-    kinds = [(row[4], row[row.index("-") + 1]) for row in map(str.split, Path("/proc/self/mountinfo").open())]
+    kinds = [
+        (row[4], row[row.index("-") + 1])
+        for row in map(str.split, Path("/proc/self/mountinfo").read_text().splitlines())
+    ]
     for place, kind in kinds:
         if place == str(state) or kind.startswith("cgroup"):
             _read_only(place, False)

@@ -165,11 +165,12 @@ def _late(stage: Stage) -> Verdict:
     # Deaf to every signal that can be ignored, with a child that is as well.
     nap, times = ("1.5", (60.0,)) if stage.lifted else ("60", (0.5, 5.0, 20.0))  # on a busy machine it begins late
     deaf = f"{HOLD}; trap '' TERM INT HUP QUIT ALRM; echo begun; (sleep {nap}; touch late) & sleep {nap}; touch late"
-    for timeout_s in times:
-        result = stage.sandbox.run(deaf, timeout_s=timeout_s)
+    result = stage.sandbox.run(deaf, timeout_s=times[0])
+    for timeout_s in times[1:]:
         if result.output == "begun\n":
             break
-    else:
+        result = stage.sandbox.run(deaf, timeout_s=timeout_s)
+    if result.output != "begun\n":
         raise AttackError(f"it did not begin in {result.seconds:.1f} s: {result.output!r}")
     late = "late" in stage.sandbox.get_tree() or _held(stage)
     return Verdict(not late, f"{'over' if result.timed_out else 'done'} after {result.seconds:.1f} s")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from milepost.sandbox import leftovers, limits, runtime
 from milepost.sandbox.attacks import files, kernel, neighbours, network, resources, rights, server

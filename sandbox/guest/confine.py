@@ -225,7 +225,7 @@ def status() -> dict[str, str]:
 
 
 def join(groups: Iterable[int]) -> None:
-    """Move into control groups, of which these are the open ``cgroup.procs``."""
+    """Move into control groups, of which these are what ``limits.Group.open`` opened; this process has one thread."""
     for fd in groups:
         os.write(fd, b"0")
         os.close(fd)
