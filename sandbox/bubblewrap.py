@@ -190,6 +190,8 @@ class BubblewrapHost:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill bubblewrap and what it started: a child that it has not told yet how to end would wait for it for ever."""
+    if process.poll() is not None:
+        return  # its number may be another's by now
     with suppress(OSError):
         os.kill(process.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # now it starts no other

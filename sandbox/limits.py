@@ -166,8 +166,8 @@ class Group:
                     if time.monotonic() > end:
                         break
                     with suppress(OSError, ValueError):
-                        for pid in map(int, (path / "cgroup.procs").read_text().split()):
-                            os.kill(pid, 9)
+                        for pid in filter(None, map(int, (path / "cgroup.procs").read_text().split())):
+                            os.kill(pid, 9)  # version 2 shows one that is just gone as 0, which is our own group
                     time.sleep(0.001)
 
 
