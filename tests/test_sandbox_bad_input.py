@@ -99,7 +99,9 @@ def test_an_engine_that_is_slow_or_broken_is_one_line(reply: bytes | None, monke
     monkeypatch.setattr(docker, "ANSWER_S", 1)
     with answering(reply) as host:
         monkeypatch.setenv("DOCKER_HOST", host)
-        with pytest.raises(ValueError, match="no engine answers: start a Docker engine .* or use bubblewrap") as raised:
+        with pytest.raises(
+            ValueError, match=r"no engine answers: start a Docker engine .* or use bubblewrap"
+        ) as raised:
             make("docker")
     one_line(raised)
 
