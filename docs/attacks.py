@@ -12,7 +12,7 @@ from milepost.sandbox.attacks import suite
 from milepost.sandbox.attacks.core import Attack, Control
 
 PAGE = Path(__file__).parent / "sandbox.md"
-BEGIN, END = "<!-- attacks: python docs/attacks.py -->\n", "<!-- attacks end -->\n"
+BEGIN, END = "<!-- attacks -->\n", "<!-- end of attacks -->\n"
 BACKENDS = ("docker", "bubblewrap", "landlock")
 
 
