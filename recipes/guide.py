@@ -39,7 +39,8 @@ from milepost.recipes.usage import Usage, give_back
 if TYPE_CHECKING:
     from milepost.recipes.textworld_guide import Args
 
-SHARED = ("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context", "packages")
+SHARED = ("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context")
+SHARED += ("packages", "tasks", "max_lines")
 """Settings that a run and the one it takes its warm-up from have in common."""
 Step = Callable[["Guide", Trainer, int], dict[str, float]]
 """One update of a stage: number of the update in, metrics out."""

@@ -66,6 +66,8 @@ class Args(textworld_guide.Args):
     """What a turn earns for each of the three critics that it passes, where they count."""
     packages: tuple[str, ...] = PACKAGES
     """Only bugs of these packages; none: of all."""
+    tasks: Path | None = None
+    """A file of tasks instead of the list, as ``milepost swe build`` writes it or in the form of SWE-bench."""
     backend: str = "auto"
     """Of ``milepost sandbox list``: ``auto`` is docker where an engine answers, else bubblewrap."""
     max_lines: int = 10
@@ -118,7 +120,8 @@ class SweGuide(Guide):
         args = self.args
         self.backend = places.found(args.backend)
         room = {"max_lines": args.max_lines, "max_chars": 60 * args.max_lines, "max_episode_steps": args.max_turns}
-        return {"level": args.level, "packages": list(args.packages), "backend": self.backend, "outcome": "gra"} | room
+        which = {"level": args.level, "packages": list(args.packages), "tasks": args.tasks and str(args.tasks)}
+        return which | room | {"backend": self.backend, "outcome": "gra"}
 
     def credit_options(self) -> dict[str, dict[str, Any]]:
         """Return the profile with this run's weight of the critics: in this alone methods differ."""
@@ -130,8 +133,10 @@ class SweGuide(Guide):
         return measure(episodes, self.args.step_weight)
 
     def compile(self) -> None:
-        """Have the bugs' tests run without and with them, where the cache lacks what they showed."""
+        """Say where commands run; have the list's tests run without and with their bugs, where the cache lacks that."""
         self.say(f"sandboxes: {self.backend}")
+        if self.args.tasks:
+            return
         ids = [str(task) for tasks in self.games.of.values() for task in tasks]
         with ThreadPoolExecutor(2) as pool, bar(self._title("tests of the bugs"), ids, "bugs") as tick:
             for _ in pool.map(lambda task: trials.task(task, self.backend), ids):

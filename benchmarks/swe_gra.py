@@ -1,0 +1,150 @@
+"""Run the study of recipes/swe_gra.py: three methods, three seeds, equal budget, one warm-up for all methods of a seed.
+
+    python benchmarks/swe_gra.py --runs runs/swe_gra        nine arms, two at a time, one core each; goes on if stopped
+    python benchmarks/swe_gra.py                            the table and the picture of what is kept
+
+An arm is one command, which is printed. Its result is kept as docs/benchmarks/swe_gra/<method>-s<seed>.json when it
+ends (``<method>-w<weight>-s<seed>`` where ``--step-weight`` is not 0.1); what is kept already is not run again.
+Further flags go to every arm: ``--methods dra --step-weights 0.5 -- --updates 4``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from milepost.envs.runs import read_run
+from milepost.recipes.report import arms
+from milepost.recipes.swe_gra import Args as RecipeArgs
+
+FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks" / "swe_gra"
+FIRST = "gra"
+"""The method whose run makes a seed's warm-up."""
+LAST = 5
+"""Updates at each end of a run that the table compares."""
+
+
+@dataclass
+class Args:
+    """Run arms that are missing, then show all that are kept."""
+
+    runs: Path | None = None
+    """Folder of the run folders; without it nothing is run."""
+    methods: tuple[str, ...] = ("gra", "dra", "outcome")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    step_weights: tuple[float, ...] = (RecipeArgs.step_weight,)
+    jobs: int = 2
+    """Arms at the same time."""
+
+
+class Arm(NamedTuple):
+    """One run."""
+
+    method: str
+    seed: int
+    weight: float
+
+    @property
+    def name(self) -> str:
+        """Return what its folder and its result are called."""
+        weight = "" if self.weight == RecipeArgs.step_weight else f"-w{self.weight:g}"
+        return f"{self.method}{weight}-s{self.seed}"
+
+
+def main(args: Args, flags: Sequence[str]) -> None:
+    """Run what is missing, keep results as they come, draw."""
+    todo = [Arm(m, s, w) for w in args.step_weights for m in args.methods for s in args.seeds]
+    if args.runs is not None:
+        ready = {seed: threading.Event() for seed in args.seeds}
+        with ThreadPoolExecutor(args.jobs) as pool:
+            for done in [pool.submit(run, arm, args.runs, flags, ready[arm.seed]) for arm in todo]:
+                done.result()
+    show()
+
+
+def run(arm: Arm, runs: Path, flags: Sequence[str], ready: threading.Event) -> None:
+    """Run an arm to its end, from the warm-up of its seed, and keep its result."""
+    own = Arm(FIRST, arm.seed, RecipeArgs.step_weight)
+    first, out = runs / own.name, runs / arm.name
+    if arm != own and not (first / "warmup").exists():
+        ready.wait()
+    target = FOLDER / f"{arm.name}.json"
+    if not target.exists():
+        command = ["--method", arm.method, "--seed", str(arm.seed), "--step-weight", str(arm.weight), "--out", str(out)]
+        command += ([] if arm == own else ["--warmup-of", str(first)]) + [*flags]
+        command += ["--resume"] if (out / "run.json").exists() else []
+        print("milepost train swe_gra", shlex.join(command), flush=True)
+        runs.mkdir(parents=True, exist_ok=True)
+        with (runs / f"{arm.name}.log").open("a") as log:
+            words = [sys.executable, "-m", "milepost.recipes.swe_gra", *command]
+            one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+            code = subprocess.run(words, stdout=log, stderr=log, env={**os.environ, **one}, check=False).returncode
+        if code or read_run(out).status != "finished":
+            ready.set()
+            raise RuntimeError(f"{arm.name} ended with {code}; see {runs / arm.name}.log")
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(arms.read(out), indent=1) + "\n")
+    ready.set()
+
+
+def show() -> None:
+    """Print the table of all results that are kept, and draw those of the usual weight."""
+    kept = [json.loads(file.read_text()) for file in sorted(FOLDER.glob("*-s*.json"))]
+    if not kept:
+        print(f"nothing is kept in {FOLDER}")
+        return
+    order = ("gra", "dra", "outcome")
+    kept.sort(key=lambda r: (r["settings"]["step_weight"], order.index(r["method"]), r["seed"]))
+    usual = [result for result in kept if result["settings"]["step_weight"] == RecipeArgs.step_weight]
+    if usual:
+        print(arms.draw(usual, FOLDER / "swe_gra.png"))
+    names = ("stepwise", "outcome", "completion", "modification", "resolution")
+    table = Table("method", "weight", "seed", *names, *(f"test {rate}" for rate in arms.RATES), "seconds")
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for result in kept:
+        groups.setdefault((result["method"], result["settings"]["step_weight"]), []).append(result)
+    for (method, weight), results in groups.items():
+        for result in results:
+            table.add_row(method, f"{weight:g}", str(result["seed"]), *_cells([result], names))
+        if len(results) > 1:
+            table.add_row(method, f"{weight:g}", "all", *_cells(results, names), style="bold", end_section=True)
+    print(f"in training: mean of the first {LAST} updates > mean of the last {LAST}; test: warm-up > trained")
+    Console(width=200).print(table)
+
+
+def _cells(results: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    cells = []
+    for name in names:
+        ends = [[fmean(row[name] for row in part(r["updates"])) for r in results] for part in (_first, _last)]
+        cells.append(f"{fmean(ends[0]):.2f} > {fmean(ends[1]):.2f}")
+    for rate in arms.RATES:
+        ends = [[r["test"][stage].get(rate, 0.0) for r in results] for stage in ("warmup", "trained")]
+        cells.append(f"{fmean(ends[0]):.2f} > {fmean(ends[1]):.2f}")
+    return [*cells, f"{fmean(r['seconds'].get('trained', 0.0) for r in results):.0f}"]
+
+
+def _first(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    return rows[:LAST]
+
+
+def _last(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    return rows[-LAST:]
+
+
+if __name__ == "__main__":
+    own, _, more = " ".join(map(shlex.quote, sys.argv[1:])).partition(" -- ")
+    main(tyro.cli(Args, args=shlex.split(own)), shlex.split(more))
