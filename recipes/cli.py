@@ -185,7 +185,7 @@ def mcp(argv: Sequence[str]) -> int:
 
 
 def sandbox(argv: Sequence[str]) -> int:
-    """Say what sandboxes there are, or attack one."""
+    """Say what sandboxes there are, attack one, or remove what they left."""
     from milepost.recipes.sandbox import command
 
     return command(argv)
@@ -210,7 +210,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "check": (check, "ID [--json]                   check an environment, ours or yours, against the contract"),
     "credit": (credit, "list | check | vectors        list and check credit methods, compute worked examples"),
     "serve": (serve, "MODEL [flags]                 a model as an OpenAI-compatible endpoint"),
-    "sandbox": (sandbox, "list | attack                 what isolates commands here, and whether it holds"),
+    "sandbox": (sandbox, "list | attack | clean         what isolates commands here, and whether it holds"),
     "swe": (swe, "build | verify [flags]        make software-engineering tasks of real packages, and prove them"),
     "mcp": (mcp, "ENV [flags]                   an environment as an MCP server"),
 }

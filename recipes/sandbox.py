@@ -1,4 +1,4 @@
-"""``milepost sandbox list | attack``: what isolates commands here, which limits it enforces, and whether it holds."""
+"""``milepost sandbox list | attack | clean``: what isolates commands here, whether it holds, and what it left."""
 
 from __future__ import annotations
 
@@ -33,16 +33,27 @@ class AttackArgs:
     only: tuple[str, ...] = ()
     """Names of attacks; without it, all."""
     controls: bool = False
-    """Play each where the one protection that refuses it is missing, instead: it is to succeed."""
+    """Play each where what refuses it is missing, instead, in a sandbox around that one: it is to succeed."""
     json: bool = False
     """Print JSON for a machine: a list of ``name``, ``refused``, ``detail``."""
 
 
+@dataclass
+class CleanArgs:
+    """Remove what crashed processes left, which a start of a sandbox does as well, and bases that nobody asks for."""
+
+    days: float = 30.0
+    """How long a base may go without being asked for; 0 removes all that no living process uses."""
+    json: bool = False
+    """Print JSON for a machine: a list of what was removed."""
+
+
 def command(argv: Sequence[str]) -> int:
     """Run ``milepost sandbox``."""
-    commands = {"list": list_, "attack": attack}
+    commands = {"list": list_, "attack": attack, "clean": clean}
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: milepost sandbox list [--json] | attack [--backend B] [--only NAME ...] [--controls] [--json]")
+        print("                        clean [--days N] [--json]")
         return 0 if argv else 2
     if argv[0] not in commands:
         near = did_you_mean(argv[0], commands)
@@ -66,13 +77,9 @@ def attack(argv: Sequence[str]) -> int:
     chosen = tuple(known[name] for name in args.only) or suite.ATTACKS
     said = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True)
     rows: list[suite.Row] = []
+    word, playing = ("controls", suite.controls) if args.controls else ("attacks", suite.play)
     with said:
-        if args.controls:
-            for one in said.track(chosen, description=f"controls on {backend}"):
-                row = suite.control(backend, one)
-                rows.append(row if isinstance(row, suite.Row) else suite.Row(one.name, one.about, None, row))
-        else:
-            rows.extend(said.track(suite.play(backend, chosen), total=len(chosen), description=f"attacks on {backend}"))
+        rows.extend(said.track(playing(backend, chosen), total=len(chosen), description=f"{word} on {backend}"))
     if args.json:
         print(json.dumps([{"name": r.name, "refused": r.refused, "detail": r.detail} for r in rows], indent=2))
     else:
@@ -85,6 +92,21 @@ def attack(argv: Sequence[str]) -> int:
     if not args.controls and backend == "landlock":
         wrong = [name for name in wrong if not known[name].hole]
     return int(bool(wrong))
+
+
+def clean(argv: Sequence[str]) -> int:
+    """Remove what no living process has a use for."""
+    args = parse(CleanArgs, argv, prog="milepost sandbox clean")
+    if args.days < 0:
+        raise ValueError(f"--days: expected 0 or more, got {args.days:g}")
+    from milepost.sandbox import docker, leftovers
+    from milepost.sandbox import make as sandboxes
+
+    gone = sandboxes.clean(args.days * 86400.0)
+    if docker.capabilities()["available"]:
+        gone += leftovers.clean_containers(docker.engine())
+    print(json.dumps(gone, indent=2) if args.json else "\n".join([*gone, f"{len(gone)} removed"]))
+    return 0
 
 
 def list_(argv: Sequence[str]) -> int:

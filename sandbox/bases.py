@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 from secrets import token_hex
 
@@ -24,6 +25,8 @@ from milepost.sandbox.core import SandboxError
 
 SETTLED_S = 2.0
 """A folder in which something changed so lately is read again: clocks of file systems are coarse."""
+COPYING_S = 86400.0
+"""A copy that has no name yet is left alone for so long: it may be being made."""
 
 Signature = tuple[tuple[bytes, int, int, int, int, int], ...]
 
@@ -72,6 +75,8 @@ def clean(older_than_s: float = 30 * 86400.0) -> list[Path]:
         for path in home.iterdir():
             with suppress(FileNotFoundError):
                 if path.is_symlink() or not path.is_dir() or path.name == "users" or path.name in used:
+                    continue
+                if path.name.startswith(".") and time.time() - path.lstat().st_mtime < COPYING_S:
                     continue
                 if time.time() - path.lstat().st_atime < older_than_s:
                     continue
@@ -153,9 +158,10 @@ def _entries(folder: Path) -> Iterator[tuple[bytes, os.stat_result]]:
     while stack:
         at = stack.pop()
         with os.scandir(os.path.join(top, at)) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted(found, key=attrgetter("name"))
+        before = at + b"/" if at else b""
         for entry in entries:
-            status, path = entry.stat(follow_symlinks=False), os.path.join(at, entry.name)
+            status, path = entry.stat(follow_symlinks=False), before + entry.name
             if stat.S_ISDIR(status.st_mode):
                 stack.append(path)
             elif not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):

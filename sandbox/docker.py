@@ -22,8 +22,15 @@ from typing import Any
 
 from milepost.sandbox import bases, leftovers, runtime
 from milepost.sandbox.core import SandboxError, Settings
-from milepost.sandbox.hosts import Link
+from milepost.sandbox.hosts import GUEST, Link
+from milepost.sandbox.limits import LEAST, checked
+from milepost.sandbox.names import refuse_unknown
 
+PROTECTIONS = (
+    *("seccomp", "capabilities", "privileges", "readonly", "pid", "ipc", "network", "devices", "systempaths"),
+    *LEAST,
+)
+"""What can be left out to show what it is good for, besides ``hosts.GUEST``."""
 SKELETON = "milepost/skeleton:1"
 UID = 1000
 FOLDERS = (
@@ -43,11 +50,18 @@ FOLDERS = (
 WORKSPACE, BASE = "/workspace", "/base"
 TIMEOUT_S = 30
 """What the engine may take for anything that is asked of it."""
+PATIENCE_S = 2.0
+"""How long a guest may take to end by itself, before it is killed."""
+ANSWER_S = 5
+"""What it may take to say that it is there."""
 HINT = "start a Docker engine (DOCKER_HOST says where it listens), or use bubblewrap"
 
 
-def engine(timeout_s: int = TIMEOUT_S) -> Any:
+def engine(timeout_s: int | None = None) -> Any:
     """Return a client of the engine that ``DOCKER_HOST`` names.
+
+    Args:
+        timeout_s: What the engine may take for anything that the client asks; None is ``TIMEOUT_S``.
 
     Raises:
         ValueError: The package is missing, or no engine answers.
@@ -57,7 +71,7 @@ def engine(timeout_s: int = TIMEOUT_S) -> Any:
     except ImportError:
         raise ValueError("docker: needs the Docker client: pip install 'milepost[docker]'") from None
     try:
-        client = docker.from_env(timeout=timeout_s)
+        client = docker.from_env(timeout=timeout_s or TIMEOUT_S)
         client.ping()
     except Exception as error:  # the SDK's own, requests' and urllib3's
         raise ValueError(f"docker: no engine answers: {HINT} ({_short(error)})") from None
@@ -65,17 +79,19 @@ def engine(timeout_s: int = TIMEOUT_S) -> Any:
 
 
 def capabilities() -> dict[str, Any]:
-    """Return whether an engine answers, and what it enforces."""
-    return dict(_capabilities(os.environ.get("DOCKER_HOST", "")))
+    """Return whether an engine answers, and what it enforces; one that answered is not asked again."""
+    try:
+        return dict(_capabilities(os.environ.get("DOCKER_HOST", "")))
+    except ValueError as error:
+        return {"available": False, "why": str(error).removeprefix("docker: ")}
 
 
 @cache
 def _capabilities(host: str) -> dict[str, Any]:
     try:
-        client = engine(5)
-        info = client.info()
-    except ValueError as error:
-        return {"available": False, "why": str(error).removeprefix("docker: ")}
+        info = engine(ANSWER_S).info()
+    except OSError as error:  # requests' own are; the engine went away between the two
+        raise ValueError(f"docker: no engine answers: {HINT} ({_short(error)})") from None
     by = f"cgroup v{info.get('CgroupVersion', '1')}"
     return {
         "available": True,
@@ -105,30 +121,37 @@ class DockerHost:
 
         Args:
             settings: ``image`` must have a Python of its own.
-            without: Protections that are left out, to show what they are good for.
+            without: Some of ``PROTECTIONS`` or ``GUEST`` that are left out, to show that they matter; in a sandbox
+                around it.
 
         Raises:
             ValueError: No engine, no such image, or a limit that this engine does not enforce.
+            SandboxError: The engine answered before, and does not now.
         """
+        refuse_unknown("docker without", without, (*PROTECTIONS, *GUEST))
         self.settings, self._without = settings, frozenset(without)
-        self._client = engine()
-        _clean_once(self._client)
         said = capabilities()
-        limits = {name: how for name, how in said["limits"].items() if getattr(settings.limits, name) is not None}
-        if missing := [name for name, how in limits.items() if how is None and name not in settings.allow]:
-            raise ValueError(
-                f"docker: this engine enforces no limit of {', '.join(missing)}: name it in Settings.allow"
-            )
+        if not said["available"]:
+            raise ValueError(f"docker: {said['why']}")
+        how = checked(self.backend, settings, said["limits"], self._without)
+        try:
+            self._client = engine()
+            _clean_once(self._client)
+        except Exception as error:
+            why = _short(error).removeprefix(f"docker: no engine answers: {HINT} ")
+            raise SandboxError(f"docker: the engine does not answer any more: {why}") from None
         self._image = self._find_image()
         self.isolation: Mapping[str, Any] = {
             "backend": "docker",
             "version": said["version"],
             "image": settings.image or "skeleton with the host's /usr",
             "user": UID,
-            "limits": {name: None if name in self._without else how for name, how in limits.items()},
+            "limits": how,
+            "without": sorted(self._without),
             **{name: name not in self._without for name in ("seccomp", "capabilities", "privileges", "readonly")},
         }
         self._container: Any = None
+        self._link: DockerLink | None = None
 
     def start(self) -> Link:
         """Start a guest with an untouched workspace.
@@ -136,12 +159,16 @@ class DockerHost:
         Raises:
             SandboxError: The engine does not do it.
         """
+        for left in list(_left):
+            _remove(self._client.api, left)
         try:
+            if "systempaths" in self._without:
+                _show_system_paths(self._client.api)
             self._container = self._client.containers.create(**self._arguments())
             wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-            link = DockerLink(self._client.api.attach_socket(self._container.id, params=wanted))
+            self._link = DockerLink(self._client.api.attach_socket(self._container.id, params=wanted))
             self._container.start()
-            return link
+            return self._link
         except Exception as error:
             self.stop()
             raise SandboxError(f"docker: the container did not start: {_short(error)}") from None
@@ -150,8 +177,11 @@ class DockerHost:
         """Remove the container; a second call does nothing."""
         container, self._container = self._container, None
         if container is not None:
-            with suppress(Exception):  # gone already, or its engine is: then a later start removes it
-                container.remove(force=True, v=True)
+            with suppress(Exception):  # to kill it costs the engine one more program, a third of a removal
+                if self._link:
+                    self._link.end()
+                    self._client.api.wait(container.id, timeout=PATIENCE_S)
+            _remove(self._client.api, container.id)
 
     def why_gone(self) -> str:
         """Say why the guest is gone, as far as can be told."""
@@ -188,6 +218,8 @@ class DockerHost:
             binds[str(bases.prepare(self.settings.base))] = BASE
         if self.settings.image is None:
             binds |= {path: path for path in ("/usr", "/etc/alternatives", "/etc/ld.so.cache") if os.path.exists(path)}
+        binds |= {"/dev": "/dev"} if "devices" in without else {}
+        mode = "rw" if "readonly" in without else "ro"
         disk = None if "disk" in without else limits.disk
         room = "" if disk is None else f",size={disk},nr_inodes={max(1024, disk >> 12)}"
         security = [] if "privileges" in without else ["no-new-privileges"]
@@ -199,18 +231,19 @@ class DockerHost:
             "stdin_open": True,
             "user": f"{UID}:{UID}",
             "working_dir": "/",
-            "network_mode": "none",
+            "network_mode": "host" if "network" in without else "none",
+            "pid_mode": "host" if "pid" in without else None,
             "read_only": "readonly" not in without,
             "cap_drop": ["ALL"],
-            "ipc_mode": "private",
+            "ipc_mode": "host" if "ipc" in without else "private",
             "log_config": {"type": "none"},
             "tmpfs": dict.fromkeys((WORKSPACE, "/tmp", "/dev/shm"), f"uid={UID},gid={UID},mode=0755,exec{room}"),
-            "volumes": {path: {"bind": place, "mode": "ro"} for path, place in binds.items()},
+            "volumes": {path: {"bind": place, "mode": mode} for path, place in binds.items()},
             "security_opt": security + (["seccomp=unconfined"] if "seccomp" in without else []),
             "ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         }
         if "capabilities" in without:
-            arguments |= {"cap_drop": [], "cap_add": ["SYS_ADMIN", "SYS_TIME"], "user": "0:0"}
+            arguments |= {"cap_drop": [], "cap_add": ["SYS_ADMIN"], "user": "0:0"}
         if limits.files is not None and "files" not in without:
             arguments["ulimits"].append({"Name": "nofile", "Soft": limits.files, "Hard": limits.files})
         if limits.memory is not None and "memory" not in without:
@@ -232,6 +265,7 @@ class DockerHost:
             "rlimits": {},
             "overlay": False,
             "clean": ["/tmp", "/dev/shm", "/dev/mqueue"],
+            "parent": None,
             "filter": None if "seccomp" in self._without else {"network": network},
             "without": sorted(self._without),
         }
@@ -292,6 +326,10 @@ class DockerLink:
         self._socket.sendall(data)
         self._socket.settimeout(TIMEOUT_S)
 
+    def end(self) -> None:
+        """Let the guest see the end of what it reads, at which it ends itself."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """Close both ends; a second call does nothing."""
         self._attached.close()
@@ -325,6 +363,25 @@ def skeleton() -> bytes:
         add("etc/group", tarfile.REGTYPE, 0o644, b"root:x:0:\nagent:x:1000:\n")
         add("etc/ld.so.cache", tarfile.REGTYPE, 0o644)
     return out.getvalue()
+
+
+_left: set[str] = set()
+"""Containers that could not be removed because their engine was gone: the next start of one tries again."""
+
+
+def _remove(api: Any, container: str) -> None:
+    """Remove a container, now or later."""
+    try:
+        api.remove_container(container, force=True, v=True)
+        _left.discard(container)
+    except Exception as error:
+        (_left.discard if getattr(error, "response", None) is not None else _left.add)(container)
+
+
+def _show_system_paths(api: Any) -> None:
+    """Let containers write to what an engine shows read-only in /proc; its client has no argument for that."""
+    create, shown = api.create_container, {"MaskedPaths": [], "ReadonlyPaths": []}
+    api.create_container = lambda **given: create(**given | {"host_config": given["host_config"] | shown})
 
 
 @cache

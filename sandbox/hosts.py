@@ -12,6 +12,10 @@ from typing import Any, Protocol
 
 from milepost.sandbox.core import Settings
 
+GUEST = ("dumpable", "sweep", "paths")
+"""Protections that are the guest's own, whatever its host: that commands cannot look into the server, that nothing
+outlives its command, that no path leads out of the workspace."""
+
 
 class Link(Protocol):
     """Two ends of pipes (or one socket) to a guest."""

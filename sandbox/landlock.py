@@ -12,17 +12,18 @@ import os
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from milepost.sandbox import bases, bwrap, folders, leftovers, limits, reach, runtime
 from milepost.sandbox.core import SandboxError, Settings
-from milepost.sandbox.hosts import Link, PipeLink, said_of
+from milepost.sandbox.hosts import GUEST, Link, PipeLink, said_of
+from milepost.sandbox.names import refuse_unknown
 
-PROTECTIONS = ("seccomp", "landlock", "signals", "network", "userns", *limits.LEAST)
-"""What can be left out to show what it is good for; the guest knows ``dumpable``, ``sweep`` and ``paths`` besides."""
+PROTECTIONS = ("seccomp", "landlock", "fence", "signals", "network", "userns", "user", *limits.LEAST)
+"""What can be left out to show what it is good for, besides ``hosts.GUEST``. ``fence`` is that of each command towards
+its server; ``signals`` what both fences say of signals and abstract sockets; ``user`` a user of its own."""
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/proc")
 FILES = (*bwrap.FILES, "group", "hosts", "nsswitch.conf", "passwd")
 DEVICES = ("/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
@@ -61,7 +62,7 @@ class LandlockHost:
 
     Args:
         settings: How the sandbox begins. The size of the workspace is not limited, and ``loopback`` cannot be had.
-        without: Some of ``PROTECTIONS``, or the guest's, that are left out: for showing that they matter.
+        without: Some of ``PROTECTIONS`` or ``GUEST`` that are left out, to show that they matter, in an outer one.
 
     Raises:
         ValueError: Landlock is not there, or cannot do what is asked for.
@@ -70,20 +71,20 @@ class LandlockHost:
     backend = "landlock"
 
     def __init__(self, settings: Settings, *, without: Collection[str] = frozenset()) -> None:
+        refuse_unknown("landlock without", without, (*PROTECTIONS, *GUEST))
         known = capabilities()
         if not known["available"]:
             raise ValueError(f"landlock is not there: {known['why']}")
         if settings.image is not None:
             raise ValueError(f"image: only docker has images, got {settings.image!r} for landlock")
         self.settings, self._without, self._abi = settings, frozenset(without), known["version"]
-        ways = {name: None if name in self._without else way for name, way in known["limits"].items()}
+        ways = dict(known["limits"])
         if settings.limits.network == "loopback":
             ways["network"] = None
-        allow = settings.allow | (self._without & {*limits.LEAST, "network"})
-        self._how = limits.checked(self.backend, replace(settings, allow=allow), ways)
+        self._how = limits.checked(self.backend, settings, ways, self._without)
         self._mounts = {at: str(reach.readable(path)) for at, path in settings.mounts.items()}
         self._base = str(bases.prepare(settings.base)) if settings.base else None
-        self._user = _User()
+        self._user = _User(own=_own_users() and "user" not in self._without)
         self._folder = leftovers.folder("landlock")
         self.workspace = str(self._folder / "workspace")
         self.isolation: Mapping[str, Any] = self._isolation()
@@ -147,7 +148,7 @@ class LandlockHost:
             "overlay": False,
             "clean": [tmp],
             "parent": os.getpid(),
-            "confine": [name for name in ("landlock", "signals") if name not in self._without],
+            "confine": self._fence(),
             "without": sorted(self._without),
             "read": [*_system(), *own],
             "write": [self.workspace, tmp],
@@ -156,9 +157,15 @@ class LandlockHost:
             "probe": False,
         }
 
+    def _fence(self) -> list[str]:
+        """Return what ``landlock.command`` gets in every child that becomes a command."""
+        if "fence" in self._without:
+            return []
+        return ["trace"] if "signals" in self._without else ["trace", "signals"]
+
     def _isolation(self) -> dict[str, Any]:
         there = {name: name not in self._without for name in PROTECTIONS}
-        signals = there["landlock"] and there["signals"] and self._abi >= 6
+        signals = there["landlock"] and there["fence"] and there["signals"] and self._abi >= 6
         return {
             "backend": self.backend,
             "version": f"Landlock {self._abi}",
@@ -177,10 +184,10 @@ class LandlockHost:
 class _User:
     """As whom a sandbox runs: as root a user of its own, which no other sandbox takes meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: bool) -> None:
         self._lock: int | None = None
         self.ids = folders.owner()
-        for number in _numbers() if _own_users() else ():
+        for number in _numbers() if own else ():
             fd = os.open(folders.state("users") / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,8 +196,8 @@ class _User:
                 continue
             self._lock, self.ids = fd, (number, number)
             break
-        own = self.ids[0] == os.geteuid()
-        self.text = f"uid {self.ids[0]}" if own else f"dropped to uid {self.ids[0]}"
+        same = self.ids[0] == os.geteuid()
+        self.text = f"uid {self.ids[0]}" if same else f"dropped to uid {self.ids[0]}"
 
     def kill(self) -> None:
         """Kill what still runs of a user that is the sandbox's own."""

@@ -89,23 +89,24 @@ def folder(kind: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-{me().mark}-"))
 
 
-def clean(*, cgroups: Iterable[Path] = ()) -> list[Path]:
-    """Remove temporary folders and control groups of dead owners; return them.
+def clean(*, folders: Iterable[Path] = (), cgroups: Iterable[Path] = ()) -> list[Path]:
+    """Remove folders and control groups of dead owners; return them.
 
     Args:
+        folders: Where to look for folders besides that of temporary files.
         cgroups: Folders in which backends make their control groups.
     """
     gone = []
-    for path in _marked(Path(tempfile.gettempdir())):
+    for path in (path for root in (Path(tempfile.gettempdir()), *folders) for path in _marked(root)):
         owner = owner_of(path.name)
         # Folders outlive the boot, but nobody's of an earlier one uses them any more.
-        if owner and (owner.alive is False or (owner.boot != _boot() and _before_boot(path))) and _unmount(path):
+        if owner and (owner.alive is False or (owner.boot != _boot() and _before_boot(path))) and unmount(path):
             bases.remove(path)
             gone.append(path)
     for root in cgroups:
         for path in _marked(root):
             owner = owner_of(path.name)
-            if owner and owner.alive is False and _remove_cgroup(path):
+            if owner and owner.alive is False and remove_cgroup(path):
                 gone.append(path)
     return gone
 
@@ -137,7 +138,7 @@ def _marked(root: Path) -> list[Path]:
     return []
 
 
-def _unmount(path: Path) -> bool:
+def unmount(path: Path) -> bool:
     """Take away what is mounted in a folder; removing it would remove what belongs to others."""
     with suppress(OSError):
         found = [os.fsdecode(line.split()[4]) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
@@ -146,7 +147,7 @@ def _unmount(path: Path) -> bool:
     return True
 
 
-def _remove_cgroup(path: Path) -> bool:
+def remove_cgroup(path: Path) -> bool:
     """Kill what is in a control group and remove it, with the groups in it."""
     for _ in range(100):
         for at, _, _ in os.walk(path, topdown=False):

@@ -31,30 +31,30 @@ LEAST = {"memory": 1 << 25, "processes": 1, "cpus": 0.01, "disk": 1 << 16, "file
 _number = count()
 
 
-def checked(backend: str, settings: Settings, ways: Mapping[str, str | None]) -> dict[str, str | None]:
+def checked(
+    backend: str, settings: Settings, ways: Mapping[str, str | None], without: Collection[str] = ()
+) -> dict[str, str | None]:
     """Return how each limit that was asked for is enforced; None: it is not, and was allowed to go without.
 
     Args:
         backend: For messages.
         settings: Its limits and what it allows.
         ways: How the backend enforces each limit here; None: not at all.
+        without: Limits that are left out, to show what they are good for.
 
     Raises:
         ValueError: A limit cannot be enforced here, or is none.
     """
+    ways = {name: None if name in without else way for name, way in ways.items()}
     asked = {field.name: getattr(settings.limits, field.name) for field in fields(Limits)}
-    if strange := settings.allow - set(asked):
-        raise ValueError(f"allow: expected limits of {', '.join(asked)}, got {', '.join(sorted(strange))}")
     for name, value in asked.items():
         if value is not None and name in LEAST and not value >= LEAST[name]:
             raise ValueError(f"limits: {name}: expected at least {LEAST[name]}, got {value}")
-        if value is not None and ways[name] is None and name not in settings.allow:
+        if value is not None and ways[name] is None and name not in {*settings.allow, *without}:
             raise ValueError(
                 f"{backend} cannot enforce the limit {name}={value!r} here: Settings(allow={{{name!r}}}) lets it go "
                 f"unenforced, another backend may enforce it{'' if name == 'network' else ', None asks for no limit'}"
             )
-    if asked["network"] not in ("none", "loopback"):
-        raise ValueError(f"limits: network: expected 'none' or 'loopback', got {asked['network']!r}")
     return {name: None if value is None else ways[name] for name, value in asked.items()}
 
 
@@ -140,8 +140,10 @@ class Group:
     paths: Collection[Path]
 
     def open(self) -> list[int]:
-        """Return descriptors: whoever has them is in the group after writing 0 to each, and so is all it starts."""
-        return [os.open(path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self.paths]
+        """Return descriptors: a process of one thread is in the group after writing 0 to each, with all it starts."""
+        # Version 1 moves a thread through "tasks" at once; before it moves a process it waits for all processors.
+        names = {path: "tasks" if (path / "tasks").exists() else "cgroup.procs" for path in self.paths}
+        return [os.open(path / name, os.O_WRONLY | os.O_CLOEXEC) for path, name in names.items()]
 
     @property
     def n_out_of_memory(self) -> int:
@@ -213,14 +215,18 @@ def places() -> list[Path]:
     found = groups()
     homes: set[Path] = set()
     for folder in set(found.folders.values()) if found else ():
-        top = folder
-        while os.path.exists(top.parent / "cgroup.procs"):
-            top = top.parent
-        for at, names, _ in os.walk(top):
+        for at, names, _ in os.walk(top(folder)):
             marked = [name for name in names if name.startswith(leftovers.PREFIX)]
             homes.update({Path(at)} if marked else ())
             names[:] = [name for name in names if name not in marked]
     return sorted(homes)
+
+
+def top(folder: Path) -> Path:
+    """Return the topmost folder of the control groups that a folder is one of."""
+    while os.path.exists(folder.parent / "cgroup.procs"):
+        folder = folder.parent
+    return folder
 
 
 def _below(mount: list[str], path: str) -> Path | None:

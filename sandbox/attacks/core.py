@@ -6,7 +6,7 @@ import errno
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from milepost.sandbox.attacks import prelude
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EROFS)
 """With which errors any system call may be refused; attacks name others that are refusals of theirs."""
+FILES = "filesystem"
+"""The protection that a sandbox sees none of the host's files but what it is given."""
+
+HELD = "held"
+HOLD = f"exec 9> {HELD}; flock 9"
+"""What a shell runs to hold a lock, in its folder, as long as it or anything that it started lives."""
 
 
 class AttackError(Exception):
@@ -33,16 +39,26 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Control:
-    """The one protection that is left out so that the same payload succeeds; everything else stays as it was."""
+    """What is left out so that the same payload succeeds; everything else stays as it was.
+
+    One protection; or several, each of which refuses the attack alone as well.
+    """
 
     without: frozenset[str] = frozenset()
-    """Protections of the host, by the names that its ``capabilities`` have."""
-    limits: Mapping[str, Any] = field(default_factory=dict)
-    """Limits that are set otherwise: None lifts one."""
+    """Of the host's ``PROTECTIONS`` and ``GUEST``."""
     shows: tuple[str, ...] = ()
     """Parts of the stage that are mounted into the sandbox, at the place that they have on the host."""
     lifted: bool = False
     """Whether the attack itself lifts it (``Stage.lifted``): a parameter of the sandbox's methods."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The protections that are left out, by name."""
+        return (*sorted(self.without), *([FILES] if self.shows else []))
+
+    def but(self, part: str) -> Control:
+        """Return the same with one of the protections in force."""
+        return replace(self, shows=()) if part == FILES else replace(self, without=self.without - {part})
 
 
 @dataclass(frozen=True)
@@ -54,19 +70,23 @@ class Attack:
     play: Callable[[Stage], Verdict]
     control: Control | str
     """How it succeeds; or why that cannot be shown without harm."""
-    controls: Mapping[str, Control | str] = field(default_factory=dict)
-    """By backend, where it differs."""
+    docker: Control | str | None = None
+    """The same on docker, where it differs."""
+    landlock: Control | str | None = None
+    """The same on landlock, where it differs."""
     hole: str = ""
     """Why landlock does not refuse it; empty where it does."""
 
     def control_on(self, backend: str) -> Control | str:
         """Return the control on a backend, or why there is none."""
-        return self.controls.get(backend, self.control)
+        if backend == "landlock" and self.hole:
+            return f"a known hole: {self.hole}"
+        return {"docker": self.docker, "landlock": self.landlock}.get(backend) or self.control
 
 
-def without(*names: str, **limits: Any) -> Control:
-    """Return a control that leaves out protections of the host, and sets limits otherwise."""
-    return Control(frozenset(names), limits)
+def without(*names: str, shows: str = "") -> Control:
+    """Return a control that leaves out protections, and perhaps shows a part of the stage."""
+    return Control(frozenset(names), (shows,) if shows else ())
 
 
 def script(payload: Callable[..., str], given: Mapping[str, Any], also: tuple[int, ...] = ()) -> str:

@@ -101,12 +101,14 @@ def _setns() -> str:
 
 def _ptrace() -> str:
     secret = ctypes.create_string_buffer(b"52f7a1c3", 16)
+    ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         secret.value = b"93be4d02"
+        os.write(tell, b"y")
         time.sleep(60)
     try:
-        time.sleep(0.1)
+        os.read(ready, 1)
         call("ptrace", 16, pid, 0, 0)
         os.waitpid(pid, 0)
         found = ctypes.c_long()
@@ -120,12 +122,14 @@ def _ptrace() -> str:
 
 def _process_vm() -> str:
     secret = ctypes.create_string_buffer(b"52f7a1c3", 16)
+    ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         secret.value = b"93be4d02"
+        os.write(tell, b"y")
         time.sleep(60)
     try:
-        time.sleep(0.1)
+        os.read(ready, 1)
         into = ctypes.create_string_buffer(8)
         here = struct.pack("QQ", ctypes.addressof(into), 8)
         there = struct.pack("QQ", ctypes.addressof(secret), 8)
@@ -237,14 +241,38 @@ def _foreign_abi() -> str:
     return "32-bit system calls pass"
 
 
+NONE_LEFT = errno.ENOSPC
+"""With this more namespaces than are allowed are refused, and none is allowed."""
 BOTH = without("seccomp", "userns")
 FILTER, SPACES = without("seccomp"), without("userns")
+FENCED = without("seccomp", "landlock", "fence")
 ATTACKS = [
-    Attack("mount", "Mounts a file system: the old call, the new ones, a namespace of its own.", inside(_mount), BOTH),
-    Attack("unshare", "Makes a user namespace, in which it has all capabilities.", inside(_unshare), SPACES),
-    Attack("clone", "The same by clone.", inside(_clone), SPACES),
-    Attack("clone3", "The same by clone3, whose flags no filter can read.", inside(_clone3), SPACES),
-    Attack("setns", "Enters another process's namespaces.", inside(_setns), BOTH),
+    Attack(
+        "mount",
+        "Mounts a file system: the old call, the new ones, a namespace of its own.",
+        inside(_mount, NONE_LEFT),
+        BOTH,
+        docker=FILTER,
+        landlock=FENCED,
+    ),
+    Attack(
+        "unshare",
+        "Makes a user namespace, in which it has all capabilities.",
+        inside(_unshare, NONE_LEFT),
+        SPACES,
+        docker=FILTER,
+    ),
+    Attack("clone", "The same by clone.", inside(_clone, NONE_LEFT), SPACES, docker=FILTER),
+    Attack(
+        "clone3",
+        "The same by clone3, whose flags no filter can read.",
+        inside(_clone3, NONE_LEFT),
+        SPACES,
+        docker=FILTER,
+    ),
+    Attack(
+        "setns", "Enters another process's namespaces.", inside(_setns, NONE_LEFT), BOTH, docker=FILTER, landlock=FILTER
+    ),
     Attack("ptrace", "Attaches to another process and reads its memory.", inside(_ptrace), FILTER),
     Attack("process-vm", "Reads another process's memory without attaching.", inside(_process_vm), FILTER),
     Attack("bpf", "Loads into the kernel's own machine.", inside(_bpf), FILTER),

@@ -6,7 +6,6 @@ import ctypes
 import errno
 import os
 import signal
-import time
 from secrets import randbits, token_hex
 
 from milepost.sandbox.attacks.core import Attack, Control, Verdict, without
@@ -95,11 +94,12 @@ def _files(stage: Stage) -> Verdict:
 def _processes(stage: Stage) -> Verdict:
     other, marker = stage.neighbour(), token_hex(8)
     session = other.session("other")
-    session.run(f"bash -c 'sleep 20; true' {marker} > /dev/null 2>&1 &")
+    waits = f"bash -c 'touch begun; sleep 60; true' {marker} > /dev/null 2>&1 &"
+    session.run(f"cd {other.workspace}; {waits} until [ -e begun ]; do sleep 0.02; done")
     said = stage.inside(_kill, marker=marker)
-    time.sleep(0.1)
-    lives = session.run("jobs -r").output.strip()
-    return Verdict(bool(lives), said.detail if lives else "a process of another sandbox died")
+    if said.refused and session.run("kill -0 $!").exit_code:
+        return Verdict(False, "a process of another sandbox died")
+    return said
 
 
 def _shared_memory(stage: Stage) -> Verdict:
@@ -115,17 +115,34 @@ def _left(stage: Stage) -> Verdict:
     places = [f"{folder}/left-{text}" for folder in (sandbox.workspace, stage.home(), "/tmp", "/dev/shm")]
     sandbox.run("for at in " + " ".join(places) + "; do echo left > $at; done 2> /dev/null")
     stage.inside(_keep, key=key, text=text)
-    sandbox.session("left").run(f"setsid bash -c 'sleep 20; true' {text} > /dev/null 2>&1 &")
+    waits = f"setsid bash -c 'touch {sandbox.workspace}/begun-{text}; sleep 60; true' {text} > /dev/null 2>&1 &"
+    sandbox.session("left").run(f"{waits} until [ -e {sandbox.workspace}/begun-{text} ]; do sleep 0.02; done")
     if not stage.lifted:
         sandbox.reset()
     return stage.inside(_remains, paths=places, key=key, text=text)
 
 
-TOO_MANY = "files, processes and users all keep sandboxes apart: what would remain without them is no sandbox"
+TOO_MANY = (
+    "processes, and users that are known to nobody else, keep it out: without a user namespace there is no sandbox"
+)
 SHARED = "landlock has no namespace for System V shared memory; only its permissions count"
 ATTACKS = [
-    Attack("other-files", "Looks for another sandbox's files, knowing their names.", _files, TOO_MANY),
-    Attack("other-processes", "Kills another sandbox's processes.", _processes, without("pid")),
+    Attack(
+        "other-files",
+        "Looks for another sandbox's files, knowing their names.",
+        _files,
+        TOO_MANY,
+        docker=without("pid"),
+        landlock=without("landlock", "user"),
+    ),
+    Attack(
+        "other-processes",
+        "Kills another sandbox's processes.",
+        _processes,
+        without("hostpid", "pid"),
+        docker=without("pid"),
+        landlock=without("signals", "user"),
+    ),
     Attack(
         "other-memory", "Finds shared memory that another sandbox left.", _shared_memory, without("ipc"), hole=SHARED
     ),

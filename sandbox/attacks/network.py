@@ -26,7 +26,7 @@ NO_WAY = (
 
 def _send(family: int, kind: int, at: object, text: str) -> str:
     with socket.socket(family, kind) as client:
-        client.settimeout(2)
+        client.settimeout(10)
         client.connect(tuple(at) if isinstance(at, list) else str(at))
         client.send(text.encode())
     return "connected"
@@ -127,9 +127,15 @@ ATTACKS = [
     Attack("tcp", "Connects to a server on the host.", TCP, OPEN),
     Attack("udp", "Sends a datagram to the host.", UDP, OPEN),
     Attack("dns", "Resolves a name, and asks a name server of the host for one that tells a secret.", _dns, OPEN),
-    Attack("raw-socket", "Opens raw, packet and netlink sockets.", inside(_raw, *NO_WAY), without("seccomp", "userns")),
+    Attack("raw-socket", "Opens raw, packet and netlink sockets.", inside(_raw, *NO_WAY), without("seccomp")),
     Attack("vsock", "Opens a socket to the hypervisor.", inside(_vsock, *NO_WAY), without("seccomp")),
-    Attack("abstract-socket", "Connects to a socket of the host that has a name and no file.", ABSTRACT, OPEN),
+    Attack(
+        "abstract-socket",
+        "Connects to a socket of the host that has a name and no file.",
+        ABSTRACT,
+        OPEN,
+        landlock=without("signals"),
+    ),
     Attack(
         "engine-socket",
         "Talks to the Docker engine, or to a socket of the host that lies where its would.",

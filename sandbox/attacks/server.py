@@ -6,8 +6,9 @@ import os
 import signal
 import struct
 import time
+from collections.abc import Callable
 
-from milepost.sandbox.attacks.core import Attack, Verdict, without
+from milepost.sandbox.attacks.core import Attack, Verdict, read_verdict, without
 from milepost.sandbox.attacks.prelude import Refused, call, first, servers
 from milepost.sandbox.attacks.stage import Stage
 from milepost.sandbox.core import SandboxError
@@ -72,12 +73,16 @@ def _descriptors() -> str:
     refusal: Exception = Refused("nothing to take")
     for pid in servers():
         try:
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{name}").startswith(("pipe:", "socket:")):
+            names = os.listdir(f"/proc/{pid}/fd")
+        except OSError as error:
+            names, refusal = [], error
+        for name in names:
+            try:
+                if os.readlink(f"/proc/{pid}/fd/{name}").startswith("pipe:"):
                     os.open(f"/proc/{pid}/fd/{name}", os.O_RDONLY | os.O_NONBLOCK)
                     return f"opened descriptor {name} of process {pid}, a server"
-        except OSError as error:
-            refusal = error
+            except OSError as error:
+                refusal = error
         try:
             taken = call("pidfd_getfd", call("pidfd_open", pid, 0), 0, 0)
             return f"took descriptor {taken} of process {pid}, a server"
@@ -86,8 +91,8 @@ def _descriptors() -> str:
     raise refusal
 
 
-def _forge() -> str:
-    text = b'{"exit_code": 0, "seconds": 0.0, "n_head": 6, "n_omitted": 0, "n": 1}'
+def _forge(number: int) -> str:
+    text = b'{"exit_code": 0, "seconds": 0.0, "n_head": 6, "n_omitted": 0, "n": %d}' % number
     frame = struct.pack("<II", len(text), 6) + text + b"forged"
     own = {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2}
     written = []
@@ -118,10 +123,23 @@ def _forge() -> str:
     raise Refused(f"{n_closed} servers, all closed to it; a frame on its own output was output")
 
 
-def _survives(payload, *also: int):  # type: ignore[no-untyped-def]
+def _forged(stage: Stage) -> Verdict:
+    try:
+        result = stage.play(_forge, number=stage.sandbox._n + 1)
+        if result.output == "forged":
+            return Verdict(False, "the host took it for an answer")
+        said = read_verdict(result)
+        if not stage.answers():
+            return Verdict(False, "the sandbox does not answer any more")
+    except SandboxError as error:
+        return Verdict(False, str(error))
+    return said
+
+
+def _survives(payload: Callable[..., str]) -> Callable[[Stage], Verdict]:
     def play(stage: Stage) -> Verdict:
         try:
-            said = stage.inside(payload, *also)
+            said = stage.inside(payload)
             if not stage.answers():
                 return Verdict(False, "the sandbox does not answer any more")
         except SandboxError as error:
@@ -131,16 +149,20 @@ def _survives(payload, *also: int):  # type: ignore[no-untyped-def]
     return play
 
 
-ALONE = without("pid")
-CLOSED = without("dumpable")
+ALONE, FENCE = without("pid"), without("fence")
+CLOSED, BOTH = without("dumpable"), without("dumpable", "fence")
 ATTACKS = [
-    Attack("kill-all", "Kills every process that it may: kill -9 -1.", _survives(_kill_all), ALONE),
-    Attack("kill-server", "Stops and kills the server.", _survives(_kill_server), ALONE),
+    Attack("kill-all", "Kills every process that it may: kill -9 -1.", _survives(_kill_all), ALONE, landlock=FENCE),
+    Attack("kill-server", "Stops and kills the server.", _survives(_kill_server), ALONE, landlock=FENCE),
     Attack(
-        "trace-server", "Attaches to the server as a debugger does.", _survives(_trace), without("dumpable", "seccomp")
+        "trace-server",
+        "Attaches to the server as a debugger does.",
+        _survives(_trace),
+        without("dumpable", "seccomp"),
+        landlock=without("dumpable", "seccomp", "fence"),
     ),
-    Attack("server-memory", "Reads the server's memory.", _survives(_memory), CLOSED),
-    Attack("server-environment", "Reads the server's environment.", _survives(_environment), CLOSED),
-    Attack("server-descriptors", "Opens the server's pipes.", _survives(_descriptors), CLOSED),
-    Attack("forged-frames", "Writes an answer of its own to the host's pipe.", _survives(_forge), CLOSED),
+    Attack("server-memory", "Reads the server's memory.", _survives(_memory), CLOSED, landlock=BOTH),
+    Attack("server-environment", "Reads the server's environment.", _survives(_environment), CLOSED, landlock=BOTH),
+    Attack("server-descriptors", "Opens the server's pipes.", _survives(_descriptors), CLOSED, landlock=BOTH),
+    Attack("forged-frames", "Writes an answer of its own to the host's pipe.", _forged, CLOSED, landlock=BOTH),
 ]

@@ -10,12 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from hashlib import sha256
 from secrets import token_hex
 from typing import Any
 
-from milepost.sandbox import bases, folders
+from milepost.sandbox import bases, folders, leftovers
 from milepost.sandbox.attacks.core import Control, Verdict, read_verdict, script
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, Result, SandboxError, Settings
@@ -32,7 +31,7 @@ class Stage:
     def __init__(self, backend: str, control: Control | None = None) -> None:
         self.backend, self.control = backend, control or Control()
         self.secret = f"secret-{token_hex(8)}"
-        self.folder = folders.state("attacks") / token_hex(8)
+        self.folder = folders.state("attacks") / f"{leftovers.PREFIX}attacks-{leftovers.me().mark}-{token_hex(4)}"
         self._sandbox: GuestSandbox | None = None
         self._things = ExitStack()
 
@@ -73,12 +72,12 @@ class Stage:
         settings = Settings(
             base=self.base,
             mounts={GIVEN: self.folder / "given"} | shown,
-            limits=replace(LIMITS, **self.control.limits),
+            limits=LIMITS,
             # What cannot be enforced here is what the attack on it then shows.
             allow=frozenset({"memory", "processes", "cpus", "disk", "files", "network"}),
         )
         host = getattr(importlib.import_module(f"milepost.sandbox.{self.backend}"), f"{self.backend.capitalize()}Host")
-        return GuestSandbox(host(settings, without=self.control.without) if self.control.without else host(settings))
+        return GuestSandbox(host(settings, without=self.control.without))
 
     def renew(self) -> None:
         """Have a sandbox as new for the next attack."""
@@ -141,14 +140,16 @@ class Stage:
                 server.listen(8)
             if family == socket.AF_UNIX and isinstance(at[0], str) and not at[0].startswith("\0"):
                 os.chmod(at[0], 0o777)
-            server.settimeout(0.2)
+            # What was sent over a loopback is there; a control waits for it all the same.
+            patience_s = 20.0 if self.control.parts else 0.2
+            server.settimeout(patience_s)
 
             def heard() -> str:
                 try:
                     if kind != socket.SOCK_STREAM:
                         return server.recv(4096).decode("latin-1")
                     with server.accept()[0] as connection:
-                        connection.settimeout(0.2)
+                        connection.settimeout(patience_s)
                         return connection.recv(4096).decode("latin-1") or "a connection"
                 except TimeoutError:
                     return ""

@@ -121,11 +121,11 @@ def filtered(
         network: ``none``: sockets of the file system only; ``loopback``: TCP and UDP too; ``any``: all.
         guard: The process id of the server, whose limits and priority commands may not change.
         shared_memory: Whether memory that belongs to no process (memfd, System V) may be had.
-        without: Of ``userns``: new namespaces are not refused; else names of ``CALLS``.
+        without: With ``userns`` in it, new namespaces are not refused.
     """
     number, column = ARCHITECTURES[machine]
     namespaces = "userns" not in without
-    refused = [call[column] for name, call in CALLS.items() if name not in without]
+    refused = [call[column] for call in CALLS.values()]
     if not namespaces:
         refused.remove(CALLS["unshare"][column])
     argued = {name: call[column] for name, call in ARGUED.items()}
@@ -225,7 +225,7 @@ def status() -> dict[str, str]:
 
 
 def join(groups: Iterable[int]) -> None:
-    """Move into control groups, of which these are the open ``cgroup.procs``."""
+    """Move into control groups, of which these are what ``limits.Group.open`` opened; this process has one thread."""
     for fd in groups:
         os.write(fd, b"0")
         os.close(fd)

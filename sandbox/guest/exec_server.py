@@ -10,7 +10,7 @@ The first frame, ``{"ready": true}``, says that the workspace is as new. The set
     clean       folders that are emptied at a reset
     filter      null, or the keywords of ``confine.filtered`` for system calls that are refused from now on
     confine     null, or what ``confine.command`` gets in every child that becomes a command
-    parent      where there is no PID namespace, the process id of the host, with which everything ends
+    parent      where there is no PID namespace, the process id with which everything ends; null: whoever it is
     without     protections that are left out, to show what they are good for
 """
 
@@ -179,10 +179,12 @@ def main() -> None:
     """Serve as the process that the host started."""
     config = wire.loads(sys.argv[1])
     pipe = take_pipes()
+    hidden = "dumpable" not in (config.get("without") or ())
     if os.getpid() != 1:
-        processes.guard(config["parent"])
-    if "dumpable" not in (config.get("without") or ()):
+        processes.guard(config["parent"] or os.getppid(), hidden)
+    if hidden:
         processes.protect()
+    processes.adopt()
     if config.get("filter"):
         from milepost.sandbox.guest import confine
 

@@ -50,9 +50,8 @@ def main() -> None:
         return
     confine.join(config["groups"])
     pipe = exec_server.take_pipes()
-    processes.guard(config["parent"])
-    if "dumpable" not in config["without"]:
-        processes.protect()
+    processes.guard(config["parent"], hidden="dumpable" not in config["without"])
+    processes.adopt()
     if config["rlimits"]:
         import resource  # noqa: F401  once, not in every command
     try:

@@ -65,7 +65,7 @@ def command(fences: Collection[str]) -> None:
     """Put what becomes a command behind a fence of its own.
 
     Args:
-        fences: ``signals``: it may signal only what it started; ``landlock``: it may trace only that.
+        fences: ``signals``: it may signal only what it started; ``trace``: it may trace only that.
     """
     if fences:
         enter(MAKE_CHAR | MAKE_BLOCK, scopes="signals" in fences)

@@ -20,9 +20,8 @@ PATIENCE_S = 10.0
 
 
 def protect() -> None:
-    """Keep commands, which have the same user, from reading and tracing this process, and adopt their orphans."""
+    """Keep commands, which have the same user, from reading and tracing this process."""
     _libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
-    adopt()
 
 
 def adopt() -> None:
@@ -144,12 +143,18 @@ def kill(pid: int, number: int) -> None:
         pass
 
 
-def guard(parent: int) -> None:
+def guard(parent: int, hidden: bool = True) -> None:
     """Return in a child whose end, however it comes, ends everything that it started: for where there is no PID 1.
 
     This process stays behind as the warden; it ends as the child did, and when it is told to or its parent is gone.
+
+    Args:
+        parent: Its process id.
+        hidden: Whether commands can neither read nor trace the two.
     """
-    protect()
+    if hidden:
+        protect()
+    adopt()
     _libc.prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)

@@ -43,11 +43,11 @@ def supervise(config: dict[str, Any]) -> None:
 
 def _generation(config: dict[str, Any]) -> int:
     """Run a server; return its exit code, or 128 and the signal that ended it."""
-    alone = "pid" not in config["without"]
+    alone, ipc = "pid" not in config["without"], "ipc" not in config["without"]
     child = os.fork()
     if child == 0:
         try:
-            _check(_libc.unshare(_NEWNS | _NEWIPC | (_NEWPID if alone else 0)), "unshare")
+            _check(_libc.unshare(_NEWNS | (_NEWIPC if ipc else 0) | (_NEWPID if alone else 0)), "unshare")
             # The first process of the new namespace is the next child; who unshared it is not in it, and leaves.
             if alone and os.fork():
                 os._exit(0)
@@ -59,22 +59,12 @@ def _generation(config: dict[str, Any]) -> int:
         os._exit(BROKEN)
     status = os.waitpid(child, 0)[1]
     if alone and status == 0:
-        # The child of one that is gone is adopted by the first process of its parent's namespace: this one.
+        # The child of one that is gone is adopted here: this is the first process of its parent's namespace.
         status = os.waitpid(-1, 0)[1]
     elif not alone:
-        sweep()
+        processes.Family().sweep()
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
-
-
-def sweep() -> None:
-    """Kill everything in this process's namespace, of which it is the first process."""
-    try:
-        os.kill(-1, 9)
-        while True:
-            os.waitpid(-1, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass
 
 
 def furnish(config: dict[str, Any]) -> None:
@@ -176,6 +166,7 @@ def serve(config: dict[str, Any]) -> None:
     pipe = exec_server.take_pipes()
     if "dumpable" not in config["without"]:
         processes.protect()
+    processes.adopt()
     try:
         exec_server.serve(config, pipe)
     except EOFError:
@@ -189,6 +180,7 @@ def main() -> None:
         os.write(1, wire.dumps(probe(config)).encode())
         return
     confine.join(config["groups"])
+    processes.adopt()  # which it would not have to, were it always the first process of a namespace
     if config["rlimits"]:
         import resource  # noqa: F401  once, not in every command
     supervise(config)
