@@ -47,7 +47,7 @@ class Demonstrator:
         draw = random.Random(f"{request.seed} slip")
         if others and draw.random() < self.noise:
             self.slips.add((request.episode, turn))
-            return draw.choice(others)
+            return str(draw.choice(others))
         (edit,) = read_move(moves[0]).calls
         file, line = place(episode.info_before(0)["answer"])
         if edit.name == "edit" and not any(_shows(m["content"], file, line) for m in request.messages):

@@ -30,8 +30,8 @@ from milepost.envs.files import clear_when_full
 from milepost.envs.runs import Run, read_run, write_json
 from milepost.recipes.estimate import paired
 from milepost.recipes.games import Games, env_kwargs
-from milepost.recipes.ranks import everyones, over_ranks
 from milepost.recipes.parts import check_credits, credits_file, credits_of, read_states, states_of
+from milepost.recipes.ranks import everyones, over_ranks
 from milepost.recipes.report import plot, table
 from milepost.recipes.report.stats import wilson
 from milepost.recipes.usage import Usage, give_back
@@ -39,8 +39,10 @@ from milepost.recipes.usage import Usage, give_back
 if TYPE_CHECKING:
     from milepost.recipes.textworld_guide import Args
 
-SHARED = ("env", "option", "level", "max_turns", "model", "dtype", "lora", "max_new_tokens", "max_context")
-SHARED += ("packages", "tasks", "max_lines")
+SHARED = (
+    *("env", "option", "level", "max_turns", "packages", "tasks", "max_lines"),
+    *("model", "dtype", "lora", "max_new_tokens", "max_context"),
+)
 """Settings that a run and the one it takes its warm-up from have in common."""
 Step = Callable[["Guide", Trainer, int], dict[str, float]]
 """One update of a stage: number of the update in, metrics out."""
@@ -356,8 +358,8 @@ class Guide:
     def _begin_credits(self, stage: str) -> None:
         if stage == "trained" and self.args.after == "rl" and not self.credits:
             a = self.args
-            settings = {"seed": a.seed, "lr": a.credit_lr, "gamma": a.gamma, "options": self.credit_options()}
-            self.credits = credits_of(self.credit_names, self.policy, **settings)
+            names, policy, options = self.credit_names, self.policy, self.credit_options()
+            self.credits = credits_of(names, policy, seed=a.seed, lr=a.credit_lr, gamma=a.gamma, options=options)
 
     def _settings(self, stage: str) -> dict[str, Any]:
         """Return how a stage's trainer is set."""

@@ -78,7 +78,7 @@ def draw(results: Sequence[Result], file: Path) -> Path:
                 range(len(middle)), [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0
             )
         _rates(axes[2], runs, at, len(methods), colour)
-    for ax, (name, told) in zip(axes, REWARDS.items(), strict=False):
+    for ax, told in zip(axes, REWARDS.values(), strict=False):
         ax.set_title(f"{told}, an episode", fontsize=9)
         ax.set_xlabel(f"update (mean of {SMOOTH})", fontsize=8)
         ax.legend(frameon=False, fontsize=8)
