@@ -51,9 +51,9 @@ class PlainContainers:
     def __init__(self) -> None:
         import docker
 
-        from milepost.sandbox.docker import SKELETON
+        from milepost.sandbox import skeleton
 
-        self.client, self._image = docker.from_env(), SKELETON
+        self.client, self._image = docker.from_env(), skeleton.NAME
 
     def start(self, folder: Path | None = None) -> Any:
         """Return a new container that has answered a command, perhaps with a folder of the host to look at."""

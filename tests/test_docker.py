@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from milepost.sandbox import docker
+from milepost.sandbox import docker, skeleton
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, SandboxError, Settings
 from milepost.sandbox.docker import DockerHost
@@ -93,7 +93,7 @@ def test_a_missing_image_is_one_line(engine: Any) -> None:
 
 
 def test_an_image_without_python_is_one_line(engine: Any) -> None:
-    engine.api.import_image_from_data(docker.skeleton(), repository="milepost/bare", tag="1")
+    engine.api.import_image_from_data(skeleton.files(), repository="milepost/bare", tag="1")
     with pytest.raises(SandboxError, match="python3") as raised:
         GuestSandbox(DockerHost(Settings(image="milepost/bare:1")))
     assert "\n" not in str(raised.value)

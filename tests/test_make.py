@@ -17,12 +17,15 @@ def there(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         return SimpleNamespace(capabilities=lambda: said)
 
     monkeypatch.setattr(module, "_module", backend)
+    monkeypatch.setattr(module, "_chosen", {})
 
 
 def test_auto_is_docker_else_bubblewrap_and_never_weaker(monkeypatch: pytest.MonkeyPatch) -> None:
     there(monkeypatch, *BACKENDS)
     assert resolve("auto") == "docker"
     there(monkeypatch, "bubblewrap", "landlock", "local")
+    assert resolve("auto") == "bubblewrap"
+    monkeypatch.setattr(module, "_module", None)  # the same as long as the process runs
     assert resolve("auto") == "bubblewrap"
     there(monkeypatch, "landlock", "local")
     with pytest.raises(ValueError, match="neither docker nor bubblewrap") as raised:

@@ -99,7 +99,9 @@ def test_an_engine_that_is_slow_or_broken_is_one_line(reply: bytes | None, monke
     monkeypatch.setattr(docker, "ANSWER_S", 1)
     with answering(reply) as host:
         monkeypatch.setenv("DOCKER_HOST", host)
-        with pytest.raises(ValueError, match="no engine answers: start a Docker engine .* or use bubblewrap") as raised:
+        with pytest.raises(
+            ValueError, match=r"no engine answers: start a Docker engine .* or use bubblewrap"
+        ) as raised:
             make("docker")
     one_line(raised)
 
@@ -198,9 +200,9 @@ def test_a_nul_byte_or_a_path_that_leads_out_is_refused_by_every_method(backend:
     ("make_it", "words"),
     [
         (
-            lambda: Settings(limts=Limits()),
+            lambda: Settings(limts=Limits()),  # type: ignore[call-arg]
             r"Settings: no 'limts' \(did you mean 'limits'\?\); there are: base, mounts",
-        ),  # type: ignore[call-arg]
+        ),
         (lambda: Limits(memroy=1), r"Limits: no 'memroy' \(did you mean 'memory'\?\)"),  # type: ignore[call-arg]
         (lambda: Limits(network="loopbak"), r"got 'loopbak' \(did you mean 'loopback'\?\)"),  # type: ignore[arg-type]
         (lambda: Settings(allow=frozenset({"dsk"})), r"Settings.allow: no 'dsk' \(did you mean 'disk'\?\)"),
