@@ -13,7 +13,8 @@ from pathlib import Path
 
 from milepost.envs.swe import test_tools
 from milepost.envs.swe.testing import PYTHON
-from milepost.sandbox.docker import engine, skeleton
+from milepost.sandbox import skeleton
+from milepost.sandbox.docker import engine
 
 PROGRAMS = ("bash", "cp", "env", "true", "sh")
 
@@ -30,7 +31,7 @@ def image_with(repository: Path | None) -> Iterator[str]:
 
 
 def _files(repository: Path | None) -> bytes:
-    data = io.BytesIO(skeleton())
+    data = io.BytesIO(skeleton.files())
     python = Path(PYTHON).resolve()
     library = f"/usr/lib/{python.name}"
     programs = [str(python), *(f"/usr/bin/{name}" for name in PROGRAMS)]

@@ -138,4 +138,4 @@ def test_importing_the_environments_loads_no_sandbox():
     code = "import sys, milepost.envs; print([m for m in sys.modules if 'sandbox.' in m or m.endswith('swe.env')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(eval(done.stdout))
-    assert loaded <= {"milepost.sandbox.core", "milepost.sandbox.process"}
+    assert loaded <= {"milepost.sandbox.core", "milepost.sandbox.names", "milepost.sandbox.process"}
