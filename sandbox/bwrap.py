@@ -7,18 +7,20 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from milepost.sandbox import folders, reach, runtime
+from milepost.sandbox import bases, folders, reach, runtime
 from milepost.sandbox.core import Settings
 
 WORKSPACE = "/workspace"
 OWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/proc", "/dev", "/sys", "/tmp", "/base")
+LINKS = "alternatives"
 FILES = (
-    "alternatives",
+    LINKS,
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
@@ -85,17 +87,7 @@ def command(
     argv += ["--new-session", "--clearenv", "--cap-drop", "ALL"]
     for name in CAPABILITIES:
         argv += ["--cap-add", name]
-    argv += [bind, "/usr", "/usr", "--dir", "/etc", "--dir", "/opt"]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
-        if os.path.islink(f"/{name}"):
-            argv += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
-        elif os.path.isdir(f"/{name}"):
-            argv += [bind, f"/{name}", f"/{name}"]
-    for name in FILES:
-        if os.path.exists(f"/etc/{name}"):
-            argv += ["--ro-bind", os.path.realpath(f"/etc/{name}"), f"/etc/{name}"]
-    for name in WRITTEN:
-        argv += ["--ro-bind", str(_etc() / name), f"/etc/{name}"]
+    argv += _system(bind)
     # Where the processes are the host's, so is the view of them.
     argv += ["--bind", "/proc", "/proc"] if "hostpid" in without else ["--proc", "/proc"]
     argv += ["--dev-bind", "/dev", "/dev"] if "devices" in without else ["--dev", "/dev", "--dir", "/dev/shm"]
@@ -144,13 +136,29 @@ def place(mount: str) -> str:
 
 
 @cache
+def _system(bind: str) -> tuple[str, ...]:
+    """Return what mounts the system's files."""
+    argv = [bind, "/usr", "/usr", "--ro-bind", str(_etc()), "/etc", "--dir", "/opt"]
+    if os.path.isdir(f"/etc/{LINKS}"):
+        argv += ["--ro-bind", f"/etc/{LINKS}", f"/etc/{LINKS}"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        if os.path.islink(f"/{name}"):
+            argv += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
+        elif os.path.isdir(f"/{name}"):
+            argv += [bind, f"/{name}", f"/{name}"]
+    return tuple(argv)
+
+
+@cache
 def _etc() -> Path:
-    folder = folders.state("etc")
-    for name, text in WRITTEN.items():
-        path = folder / name
-        if not path.exists() or path.read_text() != text:
-            new = folder / f".{name}-{os.getpid()}"
-            new.write_text(text)
-            new.chmod(0o644)
-            new.rename(path)
-    return folder
+    """Return what sandboxes have as ``/etc``: one folder, as mounts of files cost a start a millisecond."""
+    with tempfile.TemporaryDirectory() as scratch:
+        etc = Path(scratch)
+        (etc / LINKS).mkdir()
+        for name in FILES:
+            file = Path("/etc", name).resolve()
+            if name != LINKS and os.access(file, os.R_OK):
+                (shutil.copytree if file.is_dir() else shutil.copy)(file, etc / name)
+        for name, text in WRITTEN.items():
+            (etc / name).write_text(text)
+        return bases.prepare(etc)

@@ -64,6 +64,7 @@ def _places() -> list[Path]:
     return [home / "milepost" for home in given if home.is_absolute()] + [last]
 
 
+@cache
 def _mapped(table: str, number: int) -> bool:
     """Whether a user or group exists here: in a container without root rights often only root itself does."""
     try:
