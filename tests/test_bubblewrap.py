@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from milepost.sandbox import bases, limits, reach
+from milepost.sandbox import bases, bwrap, limits, reach
 from milepost.sandbox.bubblewrap import PATIENCE_S, BubblewrapHost, capabilities
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, SandboxError, Settings
@@ -104,6 +104,15 @@ def test_loopback_is_within_the_sandbox() -> None:
         raw = "import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)"
         assert "PermissionError" in own.run(python(raw)).output
         assert "OSError" in own.run(python("import socket; socket.socket(socket.AF_NETLINK, 3, 0)")).output
+
+
+def test_etc_has_what_programs_expect_and_nothing_of_the_machine() -> None:
+    with sandbox() as made:
+        there = set(made.run(["ls", "/etc"]).output.split())
+        assert there - set(bwrap.FILES) == {"passwd", "group", "hosts", "nsswitch.conf"}
+        assert "ld.so.cache" in there
+        assert made.run("id -un; getent hosts localhost | wc -l; readlink -e /etc/alternatives/awk").exit_code == 0
+        assert made.run("touch /etc/new /etc/alternatives/new; echo x >> /etc/hosts").output.count("Read-only") == 3
 
 
 def test_a_base_cannot_be_changed_but_where_it_is_open_to_writing(tmp_path: Path) -> None:
