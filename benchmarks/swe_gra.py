@@ -27,7 +27,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from milepost.envs.runs import read_run
+from milepost.envs.runs import read_run, write_json
 from milepost.recipes.report import arms
 from milepost.recipes.swe_gra import Args as RecipeArgs
 
@@ -97,7 +97,7 @@ def run(arm: Arm, runs: Path, flags: Sequence[str], ready: threading.Event) -> N
             ready.set()
             raise RuntimeError(f"{arm.name} ended with {code}; see {runs / arm.name}.log")
         FOLDER.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(arms.read(out), indent=1) + "\n")
+        write_json(target, arms.read(out))
     ready.set()
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from milepost.agents.core import Request
 from milepost.envs.core import Action, Episode
+from milepost.envs.swe.diffs import files
 from milepost.envs.swe.oracle import call
 from milepost.envs.tool_calls import read_move
-
-_HUNK = re.compile(r"^@@ -(\d+)")
 
 
 class Demonstrator:
@@ -57,16 +56,10 @@ class Demonstrator:
 
 def place(patch: str) -> tuple[str, int]:
     """Return the file of a unified diff, and the number of the first line that it takes away or puts another before."""
-    file, line = "", 0
-    for row in patch.splitlines():
-        if row.startswith("--- a/"):
-            file = row.removeprefix("--- a/")
-        elif found := _HUNK.match(row):
-            line = int(found[1])
-        elif line and row[:1] in ("-", "+"):
-            return file, line
-        elif line:
-            line += 1
+    for file, _, hunks in files(patch):
+        for n_before, old, new in hunks:
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))
+            return file, n_before + 1 + len(list(same))
     raise ValueError(f"a patch that changes no file: {patch!r:.80}")
 
 

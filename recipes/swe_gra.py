@@ -38,15 +38,12 @@ from milepost.agents.progress import bar
 from milepost.agents.samples import to_samples
 from milepost.agents.scripted import OraclePolicy
 from milepost.agents.trainer import Trainer
-from milepost.credit import advantage, diagnostics
-from milepost.credit.core import assign
 from milepost.credit.gra import SWE_PROFILE
 from milepost.envs.core import Episode, groups_of
 from milepost.envs.swe import places, trials
 from milepost.recipes import textworld_guide
 from milepost.recipes.console import parse
 from milepost.recipes.demonstrator import Demonstrator
-from milepost.recipes.estimate import estimate
 from milepost.recipes.guide import Guide
 from milepost.recipes.report import arms
 
@@ -178,15 +175,10 @@ def clone(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
 
 def reinforce(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
     """Play a batch of bugs, several attempts at each, pay every turn by the method, take a train step."""
-    args, credits = guide.args, guide.credits
-    groups = groups_of(guide.play(guide.batch("rl", update, args.games, args.group), guide.policy, credits))
-    metrics = assign(credits, groups)
-    advantage.write(groups, estimate(guide.estimator, groups, credits, args.gamma))
-    metrics |= diagnostics.metrics(groups, credits)
-    metrics |= trainer.update([s for group in groups for episode in group for s in to_samples(episode)])
-    for credit in credits:
-        metrics |= credit.fit(groups)
-    guide.keep(groups)
+    args = guide.args
+    tasks = guide.batch("rl", update, args.games, args.group)
+    groups = groups_of(guide.play(tasks, guide.policy, guide.credits))
+    metrics = textworld_guide.learn(guide, trainer, groups)
     measured = guide.measure([episode for group in groups for episode in group])
     return metrics | {f"swe/{name}": value for name, value in measured.items()}
 

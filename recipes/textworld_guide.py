@@ -28,7 +28,7 @@ from milepost.agents.scripted import OraclePolicy, RandomPolicy
 from milepost.agents.trainer import Trainer
 from milepost.credit import advantage, diagnostics
 from milepost.credit.core import assign
-from milepost.envs.core import groups_of
+from milepost.envs.core import Groups, groups_of
 from milepost.recipes.console import parse
 from milepost.recipes.estimate import estimate
 from milepost.recipes.guide import Guide
@@ -147,11 +147,17 @@ def clone(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
 
 
 def reinforce(guide: Guide, trainer: Trainer, update: int) -> dict[str, float]:
-    """Play a batch of games, several attempts at each, credit every turn, take a train step."""
-    args, credits = guide.args, guide.credits
-    groups = groups_of(guide.play(guide.batch("rl", update, args.games, args.group), guide.policy, credits))
+    """Play a batch of games, several attempts at each, and learn from it."""
+    args = guide.args
+    tasks = guide.batch("rl", update, args.games, args.group)
+    return learn(guide, trainer, groups_of(guide.play(tasks, guide.policy, guide.credits)))
+
+
+def learn(guide: Guide, trainer: Trainer, groups: Groups) -> dict[str, float]:
+    """Credit every turn, take a train step."""
+    credits = guide.credits
     metrics = assign(credits, groups)
-    advantage.write(groups, estimate(guide.estimator, groups, credits, args.gamma))
+    advantage.write(groups, estimate(guide.estimator, groups, credits, guide.args.gamma))
     metrics |= diagnostics.metrics(groups, credits)
     metrics |= trainer.update([s for group in groups for episode in group for s in to_samples(episode)])
     for credit in credits:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from milepost.envs.swe.grade import Grade
-from milepost.envs.swe.testing import TestRun
+from milepost.envs.swe.testing import TestRun, shorten
 
 MAX_LINE = 200
 """Characters of a line that is shown."""
@@ -30,10 +30,7 @@ class Room:
         if len(lines) > self.lines:
             half = max(self.lines // 2, 1)
             lines = [*lines[:half], f"[... {len(lines) - 2 * half} lines left out ...]", *lines[-half:]]
-        text, half = "\n".join(lines), self.chars // 2
-        if len(text) > self.chars:
-            text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
-        return text
+        return shorten("\n".join(lines), self.chars)
 
     def fitting(self, rows: Sequence[str]) -> list[str]:
         """Return the first rows, as many as there is room for, at least one."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from milepost.envs.files import replacing
 from milepost.envs.swe import logs, tasks
 from milepost.envs.swe.diffs import unified
 from milepost.envs.swe.instance import Instance
@@ -178,15 +177,13 @@ def write(path: Path, given: Iterable[SweTask], *, hide_tests: bool = False) -> 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:
     """Write rows; the file is there whole or as it was before."""
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as scratch:
-        new = Path(scratch) / path.name
+    with replacing(path) as file:
         if path.suffix == ".parquet":
             import pyarrow
             import pyarrow.parquet
 
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), new)
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
         elif path.suffix == ".jsonl":
-            new.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+            file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
         else:
-            new.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
-        os.replace(new, path)
+            file.write(json.dumps(rows, indent=1).encode() + b"\n")

@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from milepost.envs.swe.mutate import Edit, possible_edits
 from milepost.envs.swe.packages import Package
@@ -23,8 +22,8 @@ from milepost.envs.swe.tasks import LEVELS, SweTask, TaskId
 from milepost.envs.swe.trials import Rejected, clean_run, trial
 from milepost.sandbox.core import SandboxError
 
-A = TypeVar("A")
-B = TypeVar("B")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SEEDS_PER_BUILD = 100_000
 """Seeds of tasks that a build's seed has for itself."""
@@ -106,9 +105,10 @@ def build(
     try:
         with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             watched = bar.add_task("tasks", total=n)
-            list(pool.map(partial(_twice, clean_run, backend), chosen))
+            list(pool.map(lambda one: twice(clean_run, one, backend), chosen))
             while batch := [candidate for row in rows for candidate in row.next_round()]:
-                for candidate, found in zip(batch, pool.map(partial(_twice, trial, backend), batch), strict=True):
+                tried = pool.map(lambda candidate: twice(trial, candidate, backend), batch)
+                for candidate, found in zip(batch, tried, strict=True):
                     if isinstance(found, Rejected):
                         built.rejected[found.reason] += 1
                     else:
@@ -136,12 +136,12 @@ def candidates(package: Package, n: int, seed: int = 0) -> Iterator[TaskId]:
     return islice(every, MAX_TRIES * n)
 
 
-def _twice(run: Callable[[A, str], B], backend: str, what: A) -> B:
+def twice(run: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Try again, in another sandbox, what one broke in: one failure of the machine in hours is no reason to stop."""
     try:
-        return run(what, backend)
+        return run(*args, **kwargs)
     except SandboxError:
-        return run(what, backend)
+        return run(*args, **kwargs)
 
 
 def _operators(edits: Sequence[Edit]) -> Counter[str]:

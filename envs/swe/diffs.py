@@ -40,8 +40,7 @@ def apply_text(patch: str, read: Callable[[str], bytes | None]) -> dict[str, byt
         ValueError: It does not apply; says which hunk of which file, or which line is no patch.
     """
     made: dict[str, bytes | None] = {}
-    lines = _lines(patch.encode("utf-8", "surrogateescape"))
-    for old, new, hunks in _files(lines):
+    for old, new, hunks in files(patch):
         path = old if new == NOWHERE else new
         data = None if old == NOWHERE else made[old] if old in made else read(old)
         if old == NOWHERE and (made[path] if path in made else read(path)) is not None:
@@ -135,8 +134,15 @@ def _lines(data: bytes) -> list[bytes]:
 Hunk = tuple[int, list[bytes], list[bytes]]
 
 
-def _files(lines: Sequence[bytes]) -> Iterator[tuple[str, str, list[Hunk]]]:
-    """Yield old path, new path and hunks of each file of a patch."""
+def files(patch: str) -> Iterator[tuple[str, str, list[Hunk]]]:
+    """Yield old path, new path and hunks of each file of a patch.
+
+    A hunk is the number of lines before it, its old lines and its new ones, each with those that stay.
+
+    Raises:
+        ValueError: A line is no patch.
+    """
+    lines = _lines(patch.encode("utf-8", "surrogateescape"))
     at, git = 0, ("", "")
     kind = b""
     while at < len(lines):

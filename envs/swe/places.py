@@ -41,7 +41,7 @@ def found(backend: str) -> str:
     return name
 
 
-def allowed(backend: str, allow: Sequence[str]) -> frozenset[str]:
+def allowed(backend: str, allow: Sequence[str] = ()) -> frozenset[str]:
     """Return the limits that may go unenforced; who asks for no isolation by name gets none of its limits either.
 
     Raises:

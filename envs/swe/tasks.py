@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from milepost.envs.files import replacing
 from milepost.envs.swe.diffs import unified
 from milepost.envs.swe.mutate import N_SITES, Edit, apply, mutate
 from milepost.envs.swe.packages import Package, Split, package, packages
@@ -161,16 +161,8 @@ def gold(task: SweTask) -> str:
 def write(path: Path, tasks: Iterable[SweTask]) -> None:
     """Write tasks as JSON lines; the file is there whole or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".new-", delete=False) as file:
-        try:
-            for task in tasks:
-                file.write(json.dumps(asdict(task)) + "\n")
-            file.close()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with replacing(path) as file:
+        file.writelines(json.dumps(asdict(task)).encode() + b"\n" for task in tasks)
 
 
 def read(path: Path) -> list[SweTask]:

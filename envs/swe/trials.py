@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from urllib.parse import quote
 from milepost.envs.swe import test_tools
 from milepost.envs.swe.mutate import Edit, apply
 from milepost.envs.swe.packages import Package
+from milepost.envs.swe.places import allowed
 from milepost.envs.swe.sources import cache_folder, source
 from milepost.envs.swe.tasks import SweTask, TaskId, from_row
 from milepost.envs.swe.testing import TOOLS, TestRun, run_tests, shorten
 from milepost.sandbox.bases import prepare
-from milepost.sandbox.core import Limits, MachineError, Sandbox, Settings
+from milepost.sandbox.core import MachineError, Sandbox, Settings
 from milepost.sandbox.make import make
 
 FORMAT = 2
@@ -156,10 +157,9 @@ def _run(package: Package, sandbox: Sandbox, files: dict[str, bytes], max_cpu_s:
 
 @contextmanager
 def _sandbox(package: Package, backend: str) -> Iterator[Sandbox]:
-    # Who asks for no isolation by name gets none of its limits either.
-    allow = frozenset(field.name for field in fields(Limits)) if backend == "local" else frozenset()
     mounts = {TOOLS: prepare(test_tools.tools())}
-    sandbox = make(backend, Settings(base=prepare(source(package)), mounts=mounts, allow=allow))
+    settings = Settings(base=prepare(source(package)), mounts=mounts, allow=allowed(backend))
+    sandbox = make(backend, settings)
     try:
         yield sandbox
     finally:

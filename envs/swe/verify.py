@@ -13,8 +13,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from milepost.envs.files import append_line, cut_off
+from milepost.envs.swe import places
+from milepost.envs.swe.build import twice
 from milepost.envs.swe.env import SweEnv
-from milepost.sandbox.core import SandboxError
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,7 @@ def verify(ids: Sequence[str], *, jobs: int = 2, out: Path | None = None, **kwar
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    with closing(SweEnv(**kwargs)) as env:
-        backend = env.backend
+    backend = places.found(kwargs.get("backend", "auto"))
     known = {row.id: row for row in (_read(out) if out else ()) if row.backend == backend and row.ok}
     found, left, lock = dict(known), [one for one in ids if one not in known], threading.Lock()
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
@@ -69,7 +70,7 @@ def verify(ids: Sequence[str], *, jobs: int = 2, out: Path | None = None, **kwar
                         task = next(queue, None)
                     if task is None:
                         return
-                    row = _twice(env, task)
+                    row = twice(_verified, env, task)
                     with lock:
                         found[task] = row
                         _append(out, row)
@@ -83,14 +84,6 @@ def verify(ids: Sequence[str], *, jobs: int = 2, out: Path | None = None, **kwar
             queue = iter(())
             pool.shutdown()
     return [found[one] for one in ids]
-
-
-def _twice(env: SweEnv, task: str) -> Verified:
-    """Play a task again, in other sandboxes, where one broke: one failure in hours is no reason to stop."""
-    try:
-        return _verified(env, task)
-    except SandboxError:
-        return _verified(env, task)
 
 
 def _verified(env: SweEnv, task: str) -> Verified:
@@ -116,12 +109,8 @@ def _read(path: Path) -> Iterator[Verified]:
     """Yield what was found before; a last line that a killed process left unfinished is cut off."""
     if not path.exists():
         return
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with path.open("rb+") as file:
-            file.truncate(len(whole))
-    for number, line in enumerate(whole.splitlines(), 1):
+    cut_off(path)
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             yield Verified(**json.loads(line))
         except (ValueError, TypeError) as error:
@@ -131,5 +120,4 @@ def _read(path: Path) -> Iterator[Verified]:
 def _append(path: Path | None, row: Verified) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
+        append_line(path, json.dumps(asdict(row)).encode())

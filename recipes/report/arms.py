@@ -6,16 +6,14 @@ A result is what is kept of one run: ``{"method", "seed", "updates": [{"update",
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from milepost.envs.files import write_bytes
 from milepost.envs.runs import read_metrics, read_run
-from milepost.recipes.report.plot import figure
+from milepost.recipes.report.plot import figure, save
 
 Result = dict[str, Any]
 REWARDS = {"stepwise": "stepwise reward, before any gate", "outcome": "outcome"}
@@ -90,11 +88,7 @@ def draw(results: Sequence[Result], file: Path) -> Path:
         ax.grid(alpha=0.25)
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-    data = io.BytesIO()
-    picture.savefig(data, format=file.suffix[1:] or "png", dpi=150, bbox_inches="tight")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, data.getvalue())
-    return file
+    return save(picture, file)
 
 
 def _rates(ax: Any, runs: Sequence[Result], at: int, n: int, colour: str) -> None:

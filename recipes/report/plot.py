@@ -96,10 +96,15 @@ def plot(
     axes.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=9)
+    return save(drawn, file)
+
+
+def save(drawn: Any, file: Path) -> Path:
+    """Write a picture in the format of the file's suffix; the file is there whole or as it was before."""
+    data = io.BytesIO()
+    drawn.savefig(data, format=file.suffix[1:] or "png", dpi=150, bbox_inches="tight")
     file.parent.mkdir(parents=True, exist_ok=True)
-    picture = io.BytesIO()
-    drawn.savefig(picture, format=file.suffix[1:] or "png", dpi=150, bbox_inches="tight")
-    write_bytes(file, picture.getvalue())
+    write_bytes(file, data.getvalue())
     return file
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from milepost.sandbox import folders
 from milepost.sandbox.attacks.core import AttackError
 from milepost.sandbox.core import MachineError
-from milepost.sandbox.guest.supervisor import mount
+from milepost.sandbox.guest.supervisor import check, mount
 from milepost.sandbox.process import die_with_parent
 
 NAMESPACES = 0x20000 | 0x4000000 | 0x8000000 | 0x20000000 | 0x40000000
@@ -50,7 +50,7 @@ def enter() -> None:
         OSError: The kernel, or the container around this process, does not let it.
     """
     uid, gid, state = os.geteuid(), os.getegid(), folders.state()
-    _check(_libc.unshare(NAMESPACES | (USERS if uid else 0)), "unshare")
+    check(_libc.unshare(NAMESPACES | (USERS if uid else 0)), "unshare")
     if uid:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             Path("/proc/self", name).write_text(text)
@@ -112,13 +112,13 @@ def _furnish(state: Path) -> None:
 def _give_up() -> None:
     """Give up rights that reach beyond namespaces, for this process and all it starts."""
     header, held = struct.pack("<Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
-    _check(_libc.capget(header, held), "capget")
+    check(_libc.capget(header, held), "capget")
     low = sum(1 << number for number in BEYOND if number < 32)
     high = sum(1 << number - 32 for number in BEYOND if number >= 32)
     for number in BEYOND:
         _libc.prctl(24, number, 0, 0, 0)  # PR_CAPBSET_DROP; fails where the kernel does not know it
     left = [word & ~(low if n < 3 else high) for n, word in enumerate(struct.unpack("<6I", held.raw))]
-    _check(_libc.capset(header, struct.pack("<6I", *left)), "capset")
+    check(_libc.capset(header, struct.pack("<6I", *left)), "capset")
 
 
 def _read_only(place: str, below: bool) -> None:
@@ -126,12 +126,7 @@ def _read_only(place: str, below: bool) -> None:
     change = struct.pack("<4Q", _RDONLY if below else 0, 0 if below else _RDONLY, 0, 0)
     numbers = [ctypes.c_long(number) for number in (442, -100, 0x8000 if below else 0)]  # AT_RECURSIVE
     done = _libc.syscall(numbers[0], numbers[1], os.fsencode(place), numbers[2], change, ctypes.c_long(len(change)))
-    _check(done, f"mount_setattr of {place}")
-
-
-def _check(result: int, what: str) -> None:
-    if result < 0:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+    check(done, f"mount_setattr of {place}")
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def _generation(config: dict[str, Any]) -> int:
     child = os.fork()
     if child == 0:
         try:
-            _check(_libc.unshare(_NEWNS | (_NEWIPC if ipc else 0) | (_NEWPID if alone else 0)), "unshare")
+            check(_libc.unshare(_NEWNS | (_NEWIPC if ipc else 0) | (_NEWPID if alone else 0)), "unshare")
             # The first process of the new namespace is the next child; who unshared it is not in it, and leaves.
             if alone and os.fork():
                 os._exit(0)
@@ -114,7 +114,7 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
         OSError: It cannot be.
     """
     done = _libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode())
-    _check(done, f"mount of {kind} at {target}")
+    check(done, f"mount of {kind} at {target}")
 
 
 def probe(config: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def probe(config: dict[str, Any]) -> dict[str, Any]:
         between = os.fork()
         if between == 0:
             try:
-                _check(_libc.unshare(_NEWNS | _NEWIPC | _NEWPID), "unshare")
+                check(_libc.unshare(_NEWNS | _NEWIPC | _NEWPID), "unshare")
                 if os.fork() == 0:
                     attempt(config)
                     os._exit(0)
@@ -156,7 +156,8 @@ def _try_overlay(config: dict[str, Any]) -> None:
         raise OSError("a folder that was made again has its old files")
 
 
-def _check(result: int, what: str) -> None:
+def check(result: int, what: str) -> None:
+    """Raise the error of a system call that failed, an ``OSError`` that says of what."""
     if result < 0:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
