@@ -285,7 +285,7 @@ def test_a_run_stops_when_more_than_5_percent_of_its_episodes_raise(
     assert 20 <= len(episodes) <= 24
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "model"])
+@pytest.mark.parametrize("what", [pytest.param("checkpoint", marks=pytest.mark.slow), "model"])
 def test_a_full_disk_stops_the_run_and_it_goes_on_later(what: str, finished: Path, tmp_path: Path):
     out, flags = tmp_path / "run", [*SHORT, "--model", str(tiny.build(tmp_path / "tiny"))]
     room = 40_000 if what == "checkpoint" else (finished / "model" / "model.safetensors").stat().st_size - 1

@@ -38,6 +38,7 @@ def test_a_rank_that_dies_ends_the_run_with_a_clear_line(tmp_path: Path):
     assert not (tmp_path / "weights").exists()
 
 
+@pytest.mark.slow
 def test_ranks_die_with_their_launcher(tmp_path: Path):
     files = [tmp_path / f"pid-{rank}" for rank in range(2)]
     with subprocess.Popen([*COMMAND, SCRIPT, str(tmp_path / "pid"), "waits"], stderr=subprocess.DEVNULL) as launcher:

@@ -41,7 +41,7 @@ def engine() -> Iterator[Engine]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_an_engine_that_stops_is_a_sandbox_error_and_one_that_starts_again_serves(engine: Engine, how: int) -> None:
     idle, busy = make("docker"), make("docker")
     stopper = threading.Timer(1.0, engine.stop, [how])
@@ -72,6 +72,7 @@ def test_an_engine_that_stops_is_a_sandbox_error_and_one_that_starts_again_serve
     idle.close()
 
 
+@pytest.mark.slow
 def test_an_engine_that_hangs_holds_up_nobody_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker, "TIMEOUT_S", 2)
     monkeypatch.setattr("milepost.sandbox.client.GRACE_S", 2.0)

@@ -23,6 +23,7 @@ def the_generator() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_code_says(generate: ModuleType):
     text = generate.PAGE.read_text(encoding="utf-8")
     assert generate.page(text) == text, "run python docs/generate.py"

@@ -100,7 +100,9 @@ def test_what_text_games_lack_is_said_in_one_line_before_a_game_is_played(
     assert not (tmp_path / "run" / "run.json").exists(), "nothing was played"
 
 
-@pytest.mark.parametrize("name", ["spa", "oprl", "prime", "critic", "archer"])
+@pytest.mark.parametrize(
+    "name", ["spa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("oprl", "prime", "critic", "archer"))]
+)
 def test_a_run_stopped_between_two_updates_ends_like_one_that_was_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -211,6 +213,7 @@ def test_an_attempt_that_only_took_longer_to_win_gets_no_more_for_it():
     assert long[0] == pytest.approx(0.95**4 - 0.95)
 
 
+@pytest.mark.slow
 def test_whitening_over_two_ranks_is_that_of_one_process(tmp_path: Path):
     flags = ["--credit", "progress", "turn_critic", *QUICK]
     assert train(tmp_path / "one", *flags) == 0

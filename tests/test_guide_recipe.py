@@ -174,6 +174,7 @@ def test_a_batch_may_span_two_epochs(tmp_path: Path):
     assert len([e for e in read_episodes(tmp_path / "more") if e.group.startswith("rl/")]) == 2 * 3 * 2
 
 
+@pytest.mark.slow
 def test_two_ranks_train_like_one_process(ladder: Path, tmp_path: Path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "milepost.recipes.textworld_guide", *words(tmp_path / "two", env=LADDER)[2:]]

@@ -58,17 +58,21 @@ def test_importing_the_command_line_loads_nothing_heavy():
     assert not {name.partition(".")[0] for name in json.loads(out)} & set(HEAVY)
 
 
-def test_importing_the_environments_takes_less_than_three_tenths_of_a_second():
-    code = "import time; t = time.perf_counter(); import milepost.envs; print(time.perf_counter() - t)"
-    best = 9.0
+def test_importing_the_environments_costs_little_more_than_gymnasium():
+    """Both are timed by turns in fresh processes: gymnasium alone takes 0.11 s where milepost.envs may take 0.3."""
+    code = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+    ours, theirs = 9.0, 9.0
     for _ in range(12):
-        out = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-        ).stdout
-        best = min(best, float(out))
-        if best < 0.3:
+        theirs, ours = min(theirs, seconds(code.format("gymnasium"))), min(ours, seconds(code.format("milepost.envs")))
+        if ours < 0.3 or ours < 2.5 * theirs:
             return
-    pytest.fail(f"the best of 12 imports took {best:.2f} s")
+    pytest.fail(f"the best of 12 imports took {ours:.2f} s, of gymnasium alone {theirs:.2f} s")
+
+
+def seconds(code: str) -> float:
+    """Return what a fresh process prints."""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return float(run.stdout)
 
 
 def test_the_packages_of_pyproject_are_the_folders():

@@ -102,6 +102,7 @@ def test_a_run_that_is_killed_ten_times_ends_where_it_would_have_ended(tmp_path:
     assert_same(killed, whole)
 
 
+@pytest.mark.slow
 def test_the_ladder_killed_and_resumed_ends_where_it_would_have_ended(tmp_path: Path):
     small = ["train", "ladder_gra", "--updates", "12", "--warmup-updates", "2", "--groups", "2", "--group", "2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

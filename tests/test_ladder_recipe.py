@@ -17,7 +17,7 @@ from milepost.envs.runs import Run, read_episodes, read_metrics
 from milepost.recipes import ladder_gra
 from milepost.recipes.ladder_gra import Args
 
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
+SEEDS = range(5)
 
 
 def summary_of(args: Args) -> dict[str, float]:
@@ -27,12 +27,14 @@ def summary_of(args: Args) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.slow
 def test_gated_small_rewards_let_the_agent_win(seed, tmp_path):
     summary = summary_of(Args(credit="gra", seed=seed, out=tmp_path))
     assert summary["outcome/success"] >= 0.8
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.slow
 def test_summed_small_rewards_let_the_agent_farm(seed, tmp_path):
     summary = summary_of(Args(credit="dra", seed=seed, out=tmp_path))
     assert summary["outcome/success"] <= 0.1

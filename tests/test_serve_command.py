@@ -45,7 +45,8 @@ def test_a_port_in_use_and_a_missing_package_are_told(
 
 
 @pytest.mark.parametrize(
-    ("model", "number", "code", "last"), [("tiny", signal.SIGTERM, 0, ""), ("", signal.SIGINT, 130, "stopped\n")]
+    ("model", "number", "code", "last"),
+    [("tiny", signal.SIGTERM, 0, ""), pytest.param("", signal.SIGINT, 130, "stopped\n", marks=pytest.mark.slow)],
 )
 def test_a_signal_ends_the_command_in_the_middle_of_an_answer_be_it_of_a_runs_model(
     model: str, number: int, code: int, last: str, tmp_path: Path

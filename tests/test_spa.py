@@ -120,6 +120,7 @@ def test_the_loss_has_the_gradient_of_finite_differences():
             assert float(weight.grad[at]) == pytest.approx((up - down) / 2e-2, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_the_estimator_recovers_additive_shares():
     rng = np.random.default_rng(0)
     w = rng.normal(size=8)

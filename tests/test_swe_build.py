@@ -69,6 +69,7 @@ def test_a_bug_makes_a_task_only_if_some_tests_fail_always_and_each_edit_matters
     assert judge(("result = start", "\n    while True: pass"), max_cpu_s=1) == "slow"
 
 
+@pytest.mark.slow
 def test_a_bug_that_was_too_slow_for_a_build_is_tried_again_with_patience_where_it_is_asked_for(
     tiny: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_package_whose_tests_do_not_run_is_refused(tiny: Package, monkeypatch:
         clean_run(package("tiny"), "local")
 
 
+@pytest.mark.slow
 def test_a_build_gives_the_same_tasks_however_many_are_tried_at_once(
     tiny: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,6 +190,7 @@ def test_methods_begin_from_one_warm_up_and_differ_in_credit_alone(file: Path, g
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_model(
     file: Path, gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

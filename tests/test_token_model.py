@@ -359,6 +359,7 @@ def test_a_method_saved_loaded_and_fit_again_is_bit_for_bit_the_same_as_never_st
     assert any(not torch.equal(after[n], before[n]) for n in after)
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_what_one_learns_and_stay_equal(tmp_path: Path):
     script, path = str(Path(__file__).parent / "token_ranks.py"), tmp_path / "weights"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, str(path)]

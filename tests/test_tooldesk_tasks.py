@@ -84,6 +84,7 @@ def test_a_case_takes_at_least_six_calls_as_a_rule():
     assert max(len(episode.turns) for episode in played("oracle")) <= 20
 
 
+@pytest.mark.slow
 def test_luck_solves_less_than_one_in_fifty():
     assert rate(played("random")) < 0.02
 

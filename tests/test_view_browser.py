@@ -217,6 +217,7 @@ def test_no_text_of_an_episode_runs_or_hides(watch, tmp_path):
     assert long.locator(".text").evaluate("node => node.textContent.length") == len(view_runs.HOSTILE[4])
 
 
+@pytest.mark.slow
 def test_two_thousand_episodes_open_without_inflating_one(watch, tmp_path):
     (file,) = view(view_runs.doors(tmp_path / "run", "10" * 1000, "random", n_turns=12))
     page = watch(file)
