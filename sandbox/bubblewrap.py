@@ -164,6 +164,7 @@ class BubblewrapHost:
             "rlimits": limits.rlimits(asked, self._how),
             "overlay": True,
             "clean": [],
+            "memory": asked.memory if grouped else None,
             "confine": None,
             "without": sorted(self._without),
             "room": self._room,

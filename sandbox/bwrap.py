@@ -17,6 +17,7 @@ from typing import Any
 
 from milepost.sandbox import bases, folders, reach, runtime
 from milepost.sandbox.core import Settings
+from milepost.sandbox.limits import LEAST
 
 WORKSPACE = "/workspace"
 OWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/proc", "/dev", "/sys", "/tmp", "/base")
@@ -119,20 +120,28 @@ def command(
 def room(settings: Settings, grouped: bool, unlimited: bool = False, copied: int = 0) -> dict[str, int | None]:
     """Return the bytes of each file system in memory.
 
-    Where a control group counts them as memory, all of them together leave a quarter of it: else a command that fills
-    them would have the guest itself killed.
+    Where a control group counts them as memory, all of them together leave a fifth of it: else a command that fills
+    them would have the guest itself killed. A file takes a page at least, and the kernel up to 3/8 of a page for it.
 
     Args:
         settings: With the limits of disk and memory.
         grouped: Whether a control group counts them.
         unlimited: Whether there is to be no limit.
         copied: Bytes of a base that is copied into the workspace, on top of what it may hold beyond that.
+
+    Raises:
+        ValueError: The copy leaves next to no memory.
     """
     disk, memory = settings.limits.disk, settings.limits.memory if grouped else None
+    if memory is not None:
+        least = LEAST["memory"] + copied * 11 // 8
+        if memory < least:
+            raise ValueError(f"limits: memory: expected at least {least} with a base of {copied}, got {memory}")
+        memory -= copied * 11 // 8
     if unlimited or (disk is None and memory is None):
         return dict.fromkeys((WORKSPACE, "/tmp", "/dev/shm"))
-    each = min(size for size in (disk, memory and memory * 5 // 16) if size is not None)
-    return {WORKSPACE: each + copied, "/tmp": each, "/dev/shm": min(each, 1 << 26, memory // 8 if memory else each)}
+    each = min(size for size in (disk, memory and memory // 4) if size is not None)
+    return {WORKSPACE: each + copied, "/tmp": each, "/dev/shm": min(each, 1 << 26, memory // 16 if memory else each)}
 
 
 def place(mount: str) -> str:

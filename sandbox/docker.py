@@ -119,6 +119,8 @@ class DockerHost:
         how = checked(self.backend, settings, said["limits"], self._without)
         self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
         self._base = bases.prepare(settings.base) if settings.base else None
+        copied = bases.size(self._base) if self._base else 0
+        self._room = bwrap.room(settings, how["memory"] is not None, "disk" in self._without, copied)
         try:
             _clean_once(os.environ.get("DOCKER_HOST", ""))
             self._client = engine()
@@ -135,7 +137,7 @@ class DockerHost:
             "image": settings.image or "skeleton with the host's /usr",
             "user": UID,
             "limits": how,
-            "tmpfs_bytes": self._room(),
+            "tmpfs_bytes": dict(self._room),
             "without": sorted(self._without),
             **{name: name not in self._without for name in ("seccomp", "capabilities", "privileges", "readonly")},
         }
@@ -225,7 +227,7 @@ class DockerHost:
             "cap_drop": ["ALL"],
             "ipc_mode": "host" if "ipc" in without else "private",
             "log_config": {"type": "none"},
-            "tmpfs": {place: _tmpfs(size) for place, size in self._room().items()},
+            "tmpfs": {place: _tmpfs(size) for place, size in self._room.items()},
             "mounts": [
                 {"Type": "bind", "Source": path, "Target": place, "ReadOnly": closed} for place, path in binds.items()
             ],
@@ -244,12 +246,6 @@ class DockerHost:
             arguments["nano_cpus"] = int(limits.cpus * 1e9)
         return arguments
 
-    def _room(self) -> dict[str, int | None]:
-        """Return the bytes of each file system in memory; the workspace's begins with a copy of the base."""
-        disk = None if "disk" in self._without else self.settings.limits.disk
-        copied = bases.size(self._base) if self._base else 0
-        return {WORKSPACE: disk and disk + copied, "/tmp": disk, "/dev/shm": disk}
-
     def _config(self) -> dict[str, Any]:
         """Return the guest's settings."""
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
@@ -262,6 +258,7 @@ class DockerHost:
             "overlay": False,
             "clean": ["/tmp", "/dev/shm", "/dev/mqueue"],
             "parent": None,
+            "memory": self.settings.limits.memory,
             "filter": None if "seccomp" in self._without else {"network": network},
             "without": sorted(self._without),
         }
