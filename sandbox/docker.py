@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Collection, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import cache
 from typing import Any
 
@@ -40,7 +40,7 @@ HINT = "start a Docker engine (DOCKER_HOST says where it listens), or use bubble
 
 
 def engine(timeout_s: int | None = None) -> Any:
-    """Return a client of the engine that ``DOCKER_HOST`` names.
+    """Return a client of the engine that ``DOCKER_HOST`` names; whoever asked for it closes it.
 
     Args:
         timeout_s: What the engine may take for anything that the client asks; None is ``TIMEOUT_S``.
@@ -71,7 +71,8 @@ def capabilities() -> dict[str, Any]:
 @cache
 def _capabilities(host: str) -> dict[str, Any]:
     try:
-        info = engine(ANSWER_S).info()
+        with closing(engine(ANSWER_S)) as client:
+            info = client.info()
     except OSError as error:  # requests' own are; the engine went away between the two
         raise ValueError(f"docker: no engine answers: {HINT} ({_short(error)})") from None
     by = f"cgroup v{info.get('CgroupVersion', '1')}"
@@ -116,22 +117,27 @@ class DockerHost:
         if not said["available"]:
             raise ValueError(f"docker: {said['why']}")
         how = checked(self.backend, settings, said["limits"], self._without)
+        self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
+        self._base = bases.prepare(settings.base) if settings.base else None
+        copied = bases.size(self._base) if self._base else 0
+        self._room = bwrap.room(settings, how["memory"] is not None, "disk" in self._without, copied)
         try:
+            _clean_once(os.environ.get("DOCKER_HOST", ""))
             self._client = engine()
-            _clean_once(self._client)
         except Exception as error:
             why = _short(error).removeprefix(f"docker: no engine answers: {HINT} ")
             raise SandboxError(f"docker: the engine does not answer any more: {why}") from None
-        self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
-        self._base = bases.prepare(settings.base) if settings.base else None
-        self._image = self._find_image()
+        try:
+            self._image = self._find_image()
+        finally:
+            self._client.close()  # which does not end it: it opens what it needs again
         self.isolation: Mapping[str, Any] = {
             "backend": "docker",
             "version": said["version"],
             "image": settings.image or "skeleton with the host's /usr",
             "user": UID,
             "limits": how,
-            "tmpfs_bytes": self._room(),
+            "tmpfs_bytes": dict(self._room),
             "without": sorted(self._without),
             **{name: name not in self._without for name in ("seccomp", "capabilities", "privileges", "readonly")},
         }
@@ -167,6 +173,7 @@ class DockerHost:
                     self._link.end()
                     self._client.api.wait(container.id, timeout=PATIENCE_S)
             _remove(self._client.api, container.id)
+        self._client.close()
 
     def why_gone(self) -> str:
         """Say why the guest is gone, as far as can be told."""
@@ -220,7 +227,7 @@ class DockerHost:
             "cap_drop": ["ALL"],
             "ipc_mode": "host" if "ipc" in without else "private",
             "log_config": {"type": "none"},
-            "tmpfs": {place: _tmpfs(size) for place, size in self._room().items()},
+            "tmpfs": {place: _tmpfs(size) for place, size in self._room.items()},
             "mounts": [
                 {"Type": "bind", "Source": path, "Target": place, "ReadOnly": closed} for place, path in binds.items()
             ],
@@ -239,12 +246,6 @@ class DockerHost:
             arguments["nano_cpus"] = int(limits.cpus * 1e9)
         return arguments
 
-    def _room(self) -> dict[str, int | None]:
-        """Return the bytes of each file system in memory; the workspace's begins with a copy of the base."""
-        disk = None if "disk" in self._without else self.settings.limits.disk
-        copied = bases.size(self._base) if self._base else 0
-        return {WORKSPACE: disk and disk + copied, "/tmp": disk, "/dev/shm": disk}
-
     def _config(self) -> dict[str, Any]:
         """Return the guest's settings."""
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
@@ -257,6 +258,7 @@ class DockerHost:
             "overlay": False,
             "clean": ["/tmp", "/dev/shm", "/dev/mqueue"],
             "parent": None,
+            "memory": self.settings.limits.memory,
             "filter": None if "seccomp" in self._without else {"network": network},
             "without": sorted(self._without),
         }
@@ -361,8 +363,9 @@ def _show_system_paths(api: Any) -> None:
 
 
 @cache
-def _clean_once(client: Any) -> None:
-    leftovers.clean_containers(client)
+def _clean_once(host: str) -> None:
+    with closing(engine()) as client:
+        leftovers.clean_containers(client)
 
 
 def _short(error: Exception) -> str:

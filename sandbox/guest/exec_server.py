@@ -8,6 +8,7 @@ The first frame, ``{"ready": true}``, says that the workspace is as new. The set
     rlimits     limits of each command by their names without RLIMIT_, such as {"NPROC": 128}
     overlay     whether a supervisor makes the workspace; else it is copied from the base here
     clean       folders that are emptied at a reset
+    memory      what the server may use together with all commands, or null
     filter      null, or the keywords of ``confine.filtered`` for system calls that are refused from now on
     confine     null, or what ``confine.command`` gets in every child that becomes a command
     parent      where there is no PID namespace, the process id with which everything ends; null: whoever it is
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from milepost.sandbox.guest.wire import Header
 
-    Answer = tuple[Header, list[bytes | bytearray]]
+    Answer = tuple[Header, list[wire.Part]]
 else:
     import _signal as signal
 
@@ -49,6 +50,8 @@ class Server:
         self.sessions = Sessions(self.maker)
         self.keep_strays = "sweep" in without
         paths.unguarded = "paths" in without
+        if config.get("memory"):  # a header is a 32nd of it at most, as making one takes several times that
+            trees.weight = max(trees.weight, (1 << 33) // config["memory"])
         os.umask(0o022)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which ends its guests
         if not config["overlay"] and config["base"]:
@@ -156,7 +159,7 @@ def serve(config: Mapping[str, Any], pipe: wire.Pipe) -> None:
         pipe.send({"failed": str(error)})
         os._exit(1)
     header: Header = {"ready": True}
-    parts: list[bytes | bytearray] = []
+    parts: list[wire.Part] = []
     while True:
         pipe.send(header, *parts)
         server.maker.idle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from milepost.sandbox.guest import paths
+from milepost.sandbox.guest import paths, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 PIECE = 1 << 20
 ROW = 64
+weight = 4
+"""How many times names count, as long as they may be in a header: the host reads one of a quarter of a tree's size."""
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
 
 
@@ -33,7 +35,7 @@ class Folder:
         os.close(self.fd)
 
 
-def read(root: int, path: bytes, n: int) -> bytes | bytearray:
+def read(root: int, path: bytes, n: int) -> wire.Contents:
     """Return a file's content.
 
     Raises:
@@ -41,16 +43,15 @@ def read(root: int, path: bytes, n: int) -> bytes | bytearray:
         OSError: It cannot be read.
     """
     fd = paths.open_below(root, path, READ)
-    try:
-        entry = os.fstat(fd)
-        if not stat.S_ISREG(entry.st_mode):
-            raise ValueError(f"{paths.decode(path)}: expected a file, got something else")
-        data = _content(fd, n + 1) if entry.st_size <= n else b""
-        if max(entry.st_size, len(data)) > n:
-            raise ValueError(f"{paths.decode(path)}: expected at most {n} bytes, got {max(entry.st_size, len(data))}")
-        return data
-    finally:
+    entry, why = os.fstat(fd), ""
+    if not stat.S_ISREG(entry.st_mode):
+        why = "expected a file, got something else"
+    elif entry.st_size > n:
+        why = f"expected at most {n} bytes, got {entry.st_size}"
+    if why:
         os.close(fd)
+        raise ValueError(f"{paths.decode(path)}: {why}")
+    return wire.Contents(entry.st_size, wire.content(fd, entry.st_size))
 
 
 def write(root: int, path: bytes, data: bytes | bytearray | memoryview, mode: int) -> None:
@@ -72,15 +73,14 @@ def get(root: int, path: bytes, n: int) -> Answer:
         ValueError: It holds more bytes than that.
     """
     rows: list[list[Any]] = []
-    parts: list[bytes | bytearray] = []
+    targets: list[bytes] = []
     top = paths.folder(root, path)
     try:
-        for name, entry in walk(top):
-            if stat.S_IFMT(entry.st_mode) in KINDS:
-                n -= _take(top, name, entry, rows, parts, n)
+        for name, entry in _nodes(top):
+            n -= _take(top, name, entry, rows, targets, n)
+        return {"rows": rows}, [_behind(top, rows, targets)]
     finally:
         os.close(top)
-    return {"rows": rows}, parts
 
 
 def put(root: int, path: bytes, rows: Sequence[Sequence[Any]], data: bytearray) -> None:
@@ -131,18 +131,18 @@ def diff(root: int, base: str | None, n: int) -> Answer:
     Contents are compared: times can be forged, and a mapped file changes without any.
     """
     rows: list[list[Any]] = []
-    parts: list[bytes | bytearray] = []
-    now = _nodes(root)
+    targets: list[bytes] = []
     if base is None:
-        for name, entry in now.items():
-            n -= _take(root, name, entry, rows, parts, n)
-        return {"rows": rows, "gone": []}, parts
+        for name, entry in _nodes(root):
+            n -= _take(root, name, entry, rows, targets, n)
+        return {"rows": rows, "gone": []}, [_behind(root, rows, targets)]
     with Folder(base) as old:
-        before = _nodes(old.fd)
-        for name, entry in now.items():
-            if name not in before or not _same(root, entry, old.fd, before[name], name):
-                n -= _take(root, name, entry, rows, parts, n)
-        return {"rows": rows, "gone": [paths.decode(name) for name in before if name not in now]}, parts
+        gone = dict(_nodes(old.fd))
+        for name, entry in _nodes(root):
+            before = gone.pop(name, None)
+            if before is None or not _same(root, entry, old.fd, before, name):
+                n -= _take(root, name, entry, rows, targets, n)
+        return {"rows": rows, "gone": list(map(paths.decode, gone))}, [_behind(root, rows, targets)]
 
 
 def restore(root: int, base: str | None) -> None:
@@ -209,8 +209,8 @@ def _is_folder(parent: int, name: bytes) -> bool:
         return False
 
 
-def _nodes(root: int) -> dict[bytes, os.stat_result]:
-    return {name: entry for name, entry in walk(root) if stat.S_IFMT(entry.st_mode) in KINDS}
+def _nodes(root: int) -> Iterator[tuple[bytes, os.stat_result]]:
+    return (found for found in walk(root) if stat.S_IFMT(found[1].st_mode) in KINDS)
 
 
 def copy(base: str, workspace: str) -> None:
@@ -318,27 +318,42 @@ def _link(root: int, path: bytes) -> bytes:
         os.close(parent)
 
 
-def _take(
-    root: int, path: bytes, entry: os.stat_result, rows: list[list[Any]], parts: list[bytes | bytearray], n: int
-) -> int:
-    """Add a node to an answer; return its bytes."""
-    kind, data = KINDS[stat.S_IFMT(entry.st_mode)], b""
-    content: bytes | bytearray = data
+def _take(root: int, path: bytes, entry: os.stat_result, rows: list[list[Any]], targets: list[bytes], n: int) -> int:
+    """Add a node to an answer, and what a link leads to; return its bytes."""
+    kind, size = KINDS[stat.S_IFMT(entry.st_mode)], 0
     if kind == "link":
-        content = _link(root, path)
+        targets.append(_link(root, path))
+        size = len(targets[-1])
     elif kind == "file" and entry.st_size <= n:
         fd = _open(root, path)
-        try:
-            content = _content(fd, n + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-        finally:
-            os.close(fd)
-    # Names count four times what they may take in a header, of which the host reads a quarter of a tree's bytes.
-    cost = max(len(content), entry.st_size if kind == "file" else 0) + 4 * (ROW + 6 * len(path))
+        now = os.fstat(fd)
+        os.close(fd)
+        size = now.st_size if stat.S_ISREG(now.st_mode) else 0
+    cost = max(size, entry.st_size if kind == "file" else 0) + weight * (ROW + 6 * len(path))
     if cost > n:
         raise ValueError(f"{paths.decode(path)}: with it the tree is larger than a tree may be")
-    rows.append([paths.decode(path), kind, stat.S_IMODE(entry.st_mode) & 0o777, len(content)])
-    parts.append(content)
+    rows.append([paths.decode(path), kind, stat.S_IMODE(entry.st_mode) & 0o777, size])
     return cost
+
+
+def _behind(root: int, rows: list[list[Any]], targets: list[bytes]) -> wire.Contents:
+    """Return what is behind rows; files are read only when it is sent, as memory may have no room for them."""
+    top = os.dup(root)
+
+    def pieces() -> Iterator[bytes]:
+        links = iter(targets)
+        for name, kind, _, size in rows:
+            if kind == "link":
+                yield next(links)
+            elif size:
+                try:
+                    fd = _open(top, paths.encode(name))
+                except (OSError, ValueError):
+                    fd = os.open("/dev/null", READ)
+                yield from wire.content(fd, size)
+        os.close(top)
+
+    return wire.Contents(sum(row[3] for row in rows), pieces())
 
 
 def _same(root: int, entry: os.stat_result, old: int, before: os.stat_result, path: bytes) -> bool:
@@ -369,13 +384,6 @@ def _same(root: int, entry: os.stat_result, old: int, before: os.stat_result, pa
     finally:
         os.close(a)
         os.close(b)
-
-
-def _content(fd: int, n: int) -> bytearray:
-    data = bytearray()
-    while len(data) < n and (part := os.read(fd, min(PIECE, n - len(data)))):
-        data += part
-    return data
 
 
 def _copy_file(a: int, b: int, entry: os.stat_result) -> None:

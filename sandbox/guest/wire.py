@@ -7,12 +7,36 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Iterator
+    from typing import Any, TypeAlias
 
     Header = dict[str, Any]
+    Part: TypeAlias = "bytes | bytearray | Contents"
 
 PIECE = 1 << 16
+
+
+class Contents:
+    """Bytes that are made piece by piece, only when they are sent."""
+
+    def __init__(self, n: int, pieces: Iterator[bytes]) -> None:
+        self.n, self.pieces = n, pieces
+
+    def __len__(self) -> int:
+        return self.n
+
+
+def content(fd: int, n: int) -> Iterator[bytes]:
+    """Yield so many bytes of an open file, and close it; those that it lost since they were counted are zeros."""
+    while n:
+        try:
+            part = os.read(fd, min(PIECE, n))
+        except OSError:
+            part = b""
+        part = part or bytes(min(PIECE, n))
+        n -= len(part)
+        yield part
+    os.close(fd)
 
 
 class Pipe:
@@ -36,7 +60,7 @@ class Pipe:
                 n_data -= len(self._read(min(n_data, PIECE)))
             return header, None
 
-    def send(self, header: Header, *parts: bytes | bytearray | memoryview) -> None:
+    def send(self, header: Header, *parts: Part) -> None:
         """Send a header with what lies behind it.
 
         Raises:
@@ -46,9 +70,10 @@ class Pipe:
         start = struct.pack("<II", len(text), sum(map(len, parts))) + text
         try:
             for part in (start, *parts):
-                rest = memoryview(part)
-                while rest:
-                    rest = rest[os.write(self.writes, rest) :]
+                for piece in part.pieces if isinstance(part, Contents) else (part,):
+                    rest = memoryview(piece)
+                    while rest:
+                        rest = rest[os.write(self.writes, rest) :]
         except OSError as error:
             raise EOFError from error
 
