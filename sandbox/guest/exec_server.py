@@ -126,6 +126,7 @@ class Server:
         if not os.path.samestat(os.lstat(self.config["workspace"]), os.fstat(self.root)):
             raise OSError("the workspace was moved")
         trees.restore(self._root(), self.config["base"])
+        paths.strip(self.root)
         os.fchmod(self.root, self.modes[self.config["workspace"]])
         return {"ready": True}, []
 

@@ -11,6 +11,8 @@ _OPENAT2 = ctypes.c_long(437)
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+ATTRIBUTES = ("user.", "system.posix_acl_")
+"""Extended attributes that whoever owns a file may give it."""
 
 
 unguarded = False
@@ -184,3 +186,17 @@ def empty(top: int) -> None:
             os.close(fd)
         if here != b".":
             os.rmdir(here, dir_fd=top)
+
+
+def attributes(fd: int) -> list[str]:
+    """Return the extended attributes that commands may have given something."""
+    try:
+        return [name for name in os.listxattr(fd) if name.startswith(ATTRIBUTES)]
+    except OSError:  # its file system has none
+        return []
+
+
+def strip(fd: int) -> None:
+    """Remove them."""
+    for name in attributes(fd):
+        os.removexattr(fd, name)

@@ -172,10 +172,16 @@ def restore(root: int, base: str | None) -> None:
 
 
 def _alike(root: int, entry: os.stat_result, old: int, before: os.stat_result, path: bytes) -> bool:
-    """Whether something may stay: a folder, or a file or link of that content and no other name."""
-    if stat.S_ISDIR(entry.st_mode):
-        return stat.S_ISDIR(before.st_mode)
-    return entry.st_nlink == 1 and _same(root, entry, old, before, path)
+    """Whether something may stay: a folder, or a file or link of that content and no other name, and no attributes."""
+    if not stat.S_ISDIR(entry.st_mode) and entry.st_nlink != 1 or not _same(root, entry, old, before, path):
+        return False
+    if stat.S_ISLNK(entry.st_mode):  # the kernel gives it none
+        return True
+    fd = _open(root, path)
+    try:
+        return not paths.attributes(fd)
+    finally:
+        os.close(fd)
 
 
 def _remove(root: int, path: bytes) -> None:
@@ -248,6 +254,7 @@ def clear(folder: str, mode: int) -> None:
     top = os.open(folder, paths.FOLDER | os.O_NOFOLLOW)
     try:
         paths.empty(top)
+        paths.strip(top)
         if stat.S_IMODE(os.fstat(top).st_mode) != mode:
             os.fchmod(top, mode)
     finally:
