@@ -196,6 +196,43 @@ def test_a_nul_byte_or_a_path_that_leads_out_is_refused_by_every_method(backend:
         assert sandbox.run("echo well").output == "well\n"
 
 
+@pytest.mark.parametrize("backend", EACH)
+def test_what_has_the_wrong_type_is_refused_by_every_method_and_ends_nothing(backend: str) -> None:
+    with open_one(backend) as sandbox:
+        untyped: Any = sandbox
+        calls: list[Callable[[], Any]] = [
+            lambda: untyped.run("cat", stdin="text"),
+            lambda: untyped.run("true", max_output=1e5),
+            lambda: untyped.run("true", timeout_s="1"),
+            lambda: untyped.run("true", cwd=Path("a")),
+            lambda: untyped.run("true", env={"A": 1}),
+            lambda: untyped.run(["echo", 1]),
+            lambda: untyped.run(None),
+            lambda: untyped.run(b"echo"),
+            lambda: untyped.session(1),
+            lambda: untyped.session().run(["true"]),
+            lambda: untyped.session().run("true", max_output=1e5),
+            lambda: untyped.read(Path("a")),
+            lambda: untyped.read("a", max_bytes=1e6),
+            lambda: untyped.write("a", 1),
+            lambda: untyped.write("a", "", mode="644"),
+            lambda: untyped.get_tree(None),
+            lambda: untyped.put_tree({"a": Node("dir")}),  # type: ignore[arg-type]
+            lambda: untyped.put_tree({"a": Node(data="text")}),  # type: ignore[arg-type]
+            lambda: untyped.put_tree({"a": "text"}),
+            lambda: untyped.put_tree({Path("a"): Node()}),
+            lambda: untyped._ask({"op": "nothing"}),
+            lambda: untyped._ask({"op": "read", "path": 1}),
+            lambda: untyped._ask({"op": "put", "path": ".", "rows": [["a", "dir", 0, 0]]}),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError) as raised:
+                call()
+            one_line(raised)
+        assert sandbox.get_tree() == {}
+        assert sandbox.run("echo well").output == "well\n"
+
+
 @pytest.mark.parametrize(
     ("make_it", "words"),
     [

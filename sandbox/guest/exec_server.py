@@ -68,6 +68,8 @@ class Server:
             return {"error": _said(error, request)}, []
         except MemoryError:
             return {"error": "no memory left in the sandbox"}, []
+        except (AttributeError, KeyError, TypeError) as error:  # the host asked for what there is not
+            return {"error": f"{request.get('op')}: {type(error).__name__}: {error}"}, []
 
     def op_ping(self, request: Header, data: bytearray) -> Answer:
         """Say that it is there."""
