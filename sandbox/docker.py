@@ -81,6 +81,7 @@ def _capabilities(host: str) -> dict[str, Any]:
         "version": info.get("ServerVersion"),
         "storage": info.get("Driver"),
         "rootless": any("rootless" in option for option in info.get("SecurityOptions") or ()),
+        "cpus": info.get("NCPU"),
         "limits": {
             "memory": by if info.get("MemoryLimit") else None,
             "processes": by if info.get("PidsLimit") else None,
@@ -115,6 +116,8 @@ class DockerHost:
         said = capabilities()
         if not said["available"]:
             raise ValueError(f"docker: {said['why']}")
+        if said["cpus"] and (settings.limits.cpus or 0) > said["cpus"]:
+            raise ValueError(f"limits: cpus: expected at most the engine's {said['cpus']}, got {settings.limits.cpus}")
         how = checked(self.backend, settings, said["limits"], self._without)
         try:
             self._client = engine()
