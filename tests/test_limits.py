@@ -11,6 +11,7 @@ import pytest
 from milepost.sandbox import limits
 from milepost.sandbox.core import Limits, Settings
 from milepost.sandbox.limits import Groups, checked, find, in_force, rlimits
+from tests.sandboxes import EACH, open_one
 
 WAYS: dict[str, str | None] = dict.fromkeys(("memory", "processes", "cpus", "disk", "files", "network"), "somehow")
 
@@ -130,6 +131,16 @@ def test_a_limit_that_nothing_enforces_is_refused_unless_it_is_allowed_to_be() -
     assert checked("x", Settings(), WAYS, without={"disk", "network"})["disk"] is None
     with pytest.raises(ValueError, match="limits: memory: expected at least 33554432, got 1000"):
         checked("x", Settings(limits=Limits(memory=1000)), ways)
+
+
+@pytest.mark.parametrize("backend", EACH)
+def test_sessions_work_with_the_fewest_open_files_that_may_be_asked_for(backend: str) -> None:
+    settings = Settings(limits=Limits(files=int(limits.LEAST["files"])), allow=frozenset({"files"}))
+    with open_one(backend, settings) as sandbox:
+        shell = sandbox.session()
+        assert shell.run("X=1; true | cat").exit_code == 0
+        result = shell.run("echo $X")
+        assert (result.exit_code, result.output, result.ended) == (0, "1\n", False)
 
 
 def test_memory_is_a_limit_of_each_process_only_where_no_group_counts_it() -> None:
