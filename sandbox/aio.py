@@ -20,7 +20,8 @@ T = TypeVar("T")
 class AsyncSandbox:
     """A ``Sandbox`` whose methods are awaited, with the same arguments and errors.
 
-    Cancelling one stops its command. Requests are answered in the order in which they came.
+    Cancelling one closes the sandbox, and so stops its command; one that still waits for its turn is only dropped.
+    Requests are answered in the order in which they came.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:

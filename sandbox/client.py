@@ -48,16 +48,16 @@ class GuestSandbox:
         max_output: int = 1 << 16,
     ) -> Result:
         """Run a shell command, or a program with arguments; nothing that it started outlives it."""
+        if not isinstance(command, Sequence) or not command or not command[0]:
+            raise ValueError(f"command: expected a text, or a program with arguments, got {repr(command)[:80]}")
         argv = ["/bin/bash", "-c", command] if isinstance(command, str) else list(command)
-        if not argv or not argv[0]:
-            raise ValueError("command: expected a program, got none")
-        _no_nul("command", *argv)
-        _no_nul("env", *(env or {}).keys(), *(env or {}).values())
+        _text("command", *argv)
+        _text("env", *(env or {}).keys(), *(env or {}).values())
         if any("=" in name or not name for name in env or {}):
             raise ValueError(f"env: expected names without '=', got {sorted(env or {})}")
         folder = None if cwd is None else self._below(cwd)
         request = {"op": "run", "argv": argv, "cwd": folder, "env": dict(env or {})}
-        return self._result(request, timeout_s, max_output, stdin)
+        return self._result(request, timeout_s, max_output, _bytes("stdin", stdin))
 
     def session(self, name: str = "main") -> Session:
         """Return the shell of that name, which is started at its first command."""
@@ -65,8 +65,7 @@ class GuestSandbox:
 
     def read(self, path: str, *, max_bytes: int = 1 << 24) -> bytes:
         """Return a file's content; a longer one is a ``ValueError``."""
-        if not 0 <= max_bytes <= MAX_TREE:
-            raise ValueError(f"max_bytes: expected 0 to {MAX_TREE}, got {max_bytes}")
+        _whole("max_bytes", max_bytes, 0, MAX_TREE)
         return self._ask({"op": "read", "path": self._below(path), "max_bytes": max_bytes}, n_data=max_bytes)[1]
 
     def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -75,7 +74,7 @@ class GuestSandbox:
         below = self._below(path)
         if below == ".":
             raise ValueError(f"{path}: expected a file, got the workspace")
-        self._ask({"op": "write", "path": below, "mode": _mode(mode)}, content)
+        self._ask({"op": "write", "path": below, "mode": _mode(mode)}, _bytes("data", content))
 
     def get_tree(self, path: str = ".") -> dict[str, Node]:
         """Return all files, folders and links below a folder."""
@@ -86,9 +85,14 @@ class GuestSandbox:
         """Write a tree below a folder, in the place of what is there; None removes, so that a ``diff`` can be put."""
         rows: list[list[Any]] = []
         for name, node in tree.items():
+            _text("tree", name)
             if _outside(name) or posixpath.normpath(name) == ".":
                 raise ValueError(f"tree: expected paths below its folder, got {name!r}")
-            kind, data, mode = (node.kind, node.data, node.mode) if node else (None, b"", 0)
+            if node is not None and (not isinstance(node, Node) or node.kind not in KINDS):
+                raise ValueError(
+                    f"tree: {name}: expected None, or a Node of a kind among {KINDS}, got {repr(node)[:80]}"
+                )
+            kind, data, mode = (node.kind, _bytes("data", node.data), node.mode) if node else (None, b"", 0)
             if kind == "link" and (not data or b"\0" in data):
                 raise ValueError(f"tree: {name}: expected a link's target, got {data!r}")
             if kind == "folder" and data:
@@ -166,10 +170,9 @@ class GuestSandbox:
             raise self._end(f"the guest did not start: {answer.get('failed', answer)}")
 
     def _result(self, request: dict[str, Any], timeout_s: float, max_output: int, stdin: bytes = b"") -> Result:
-        if not 0 < max_output <= MAX_OUTPUT:
-            raise ValueError(f"max_output: expected 1 to {MAX_OUTPUT} bytes, got {max_output}")
-        if not 0 < timeout_s < 1e6:
-            raise ValueError(f"timeout_s: expected seconds above 0, got {timeout_s}")
+        _whole("max_output", max_output, 1, MAX_OUTPUT)
+        if not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < 1e6:
+            raise ValueError(f"timeout_s: expected seconds above 0, got {timeout_s!r}")
         request |= {"max_output": max_output, "timeout_s": timeout_s}
         answer, data = self._ask(request, stdin, timeout_s, max_output)
         try:
@@ -250,7 +253,7 @@ class GuestSandbox:
 
     def _below(self, path: str) -> str:
         """Return a path as relative to the workspace."""
-        _no_nul("path", path)
+        _text("path", path)
         inside = posixpath.relpath(path, self.workspace) if posixpath.isabs(path) else posixpath.normpath(path)
         if _outside(inside):
             raise ValueError(f"path: expected one below {self.workspace}, got {path!r}")
@@ -274,12 +277,12 @@ class GuestSession:
     """A shell in a guest."""
 
     def __init__(self, sandbox: GuestSandbox, name: str) -> None:
-        _no_nul("session", name)
+        _text("session", name)
         self._sandbox, self._name = sandbox, name
 
     def run(self, command: str, *, timeout_s: float = 60.0, max_output: int = 1 << 16) -> Result:
         """Run a command in it; one whose time is over ends the session, which then begins anew."""
-        _no_nul("command", command)
+        _text("command", command)
         request = {"op": "session", "name": self._name, "command": command}
         return self._sandbox._result(request, timeout_s, max_output)
 
@@ -293,12 +296,23 @@ def _outside(path: str) -> bool:
 
 
 def _mode(mode: int) -> int:
-    if not 0 <= mode <= 0o777:
-        raise ValueError(f"mode: expected permission bits, got {mode:#o}")
+    if not isinstance(mode, int) or not 0 <= mode <= 0o777:
+        raise ValueError(f"mode: expected permission bits, got {oct(mode) if isinstance(mode, int) else repr(mode)}")
     return mode
 
 
-def _no_nul(what: str, *texts: str) -> None:
+def _whole(what: str, number: int, least: int, most: int) -> None:
+    if not isinstance(number, int) or not least <= number <= most:
+        raise ValueError(f"{what}: expected a whole number from {least} to {most}, got {number!r}")
+
+
+def _bytes(what: str, data: bytes) -> bytes:
+    if not isinstance(data, (bytes, bytearray)):
+        raise ValueError(f"{what}: expected bytes, got {repr(data)[:80]}")
+    return data
+
+
+def _text(what: str, *texts: str) -> None:
     for text in texts:
-        if "\0" in text:
-            raise ValueError(f"{what}: expected a text without NUL bytes, got {text[:80]!r}")
+        if not isinstance(text, str) or "\0" in text:
+            raise ValueError(f"{what}: expected a text without NUL bytes, got {repr(text)[:80]}")

@@ -56,6 +56,11 @@ class Limits(_Named):
     """``none``: no socket but those of the file system; ``loopback``: TCP and UDP within the sandbox."""
 
     def __post_init__(self) -> None:
+        for name in ("memory", "processes", "cpus", "disk", "files"):
+            what, kind, most = ("a number", float, 1 << 20) if name == "cpus" else ("a whole number", int, 1 << 62)
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, kind)) and value < most):
+                raise ValueError(f"limits: {name}: expected {what} below {most}, or None, got {value!r}")
         if self.network not in ("none", "loopback"):
             near = did_you_mean(str(self.network), ("none", "loopback"))
             raise ValueError(f"limits: network: expected 'none' or 'loopback', got {self.network!r}{near}")
@@ -88,8 +93,8 @@ class Settings(_Named):
             ("env", [text for pair in self.env.items() for text in pair]),
             ("image", [self.image or ""]),
         ):
-            if found := [text for text in texts if "\0" in text]:
-                raise ValueError(f"Settings.{what}: expected a text without NUL bytes, got {found[0][:80]!r}")
+            if found := [text for text in texts if not isinstance(text, str) or "\0" in text]:
+                raise ValueError(f"Settings.{what}: expected a text without NUL bytes, got {repr(found[0])[:80]}")
         if self.image == "":
             raise ValueError("Settings.image: expected a name or None, got ''")
         if found := [name for name in self.env if "=" in name or not name]:

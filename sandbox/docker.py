@@ -82,6 +82,7 @@ def _capabilities(host: str) -> dict[str, Any]:
         "version": info.get("ServerVersion"),
         "storage": info.get("Driver"),
         "rootless": any("rootless" in option for option in info.get("SecurityOptions") or ()),
+        "cpus": info.get("NCPU"),
         "limits": {
             "memory": by if info.get("MemoryLimit") else None,
             "processes": by if info.get("PidsLimit") else None,
@@ -116,6 +117,8 @@ class DockerHost:
         said = capabilities()
         if not said["available"]:
             raise ValueError(f"docker: {said['why']}")
+        if said["cpus"] and (settings.limits.cpus or 0) > said["cpus"]:
+            raise ValueError(f"limits: cpus: expected at most the engine's {said['cpus']}, got {settings.limits.cpus}")
         how = checked(self.backend, settings, said["limits"], self._without)
         self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
         self._base = bases.prepare(settings.base) if settings.base else None

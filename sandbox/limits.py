@@ -25,7 +25,7 @@ SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 """Are there only where swap is accounted for."""
 PART = "main.milepost"
 """What the caller's processes move to where their control group is divided."""
-LEAST = {"memory": 1 << 25, "processes": 1, "cpus": 0.01, "disk": 1 << 16, "files": 16}
+LEAST = {"memory": 1 << 25, "processes": 1, "cpus": 0.01, "disk": 1 << 16, "files": 64}
 """Below these nothing would start."""
 
 _number = count()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from milepost.sandbox import bases, leftovers, runtime
-from milepost.sandbox.core import Settings
+from milepost.sandbox.core import Limits, Settings
 from milepost.sandbox.hosts import Link, PipeLink, said_of
+from milepost.sandbox.limits import checked
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -19,22 +21,32 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 @cache
 def capabilities() -> dict[str, Any]:
     """Return what is enforced: nothing."""
-    limits = dict.fromkeys(("memory", "processes", "cpus", "disk", "files", "network"))
-    return {"available": True, "why": None, "isolation": "none", "limits": limits}
+    return {"available": True, "why": None, "isolation": "none", "limits": dict.fromkeys(asdict(Limits()))}
 
 
 class LocalHost:
-    """Starts the guest in a temporary folder, as the user who runs this; no limit is enforced."""
+    """Starts the guest in a temporary folder, as the user who runs this.
+
+    No limit is enforced: the default ones may always go unenforced, others where ``Settings.allow`` names them.
+
+    Raises:
+        ValueError: Another limit is asked for, or an image.
+    """
 
     backend = "local"
 
     def __init__(self, settings: Settings) -> None:
+        if settings.image is not None:
+            raise ValueError(f"image: only docker has images, got {settings.image!r} for local")
+        asked = asdict(settings.limits)
+        usual = {name for name, value in asdict(Limits()).items() if asked[name] == value}
+        how = checked(self.backend, replace(settings, allow=settings.allow | usual), capabilities()["limits"])
         for path in settings.mounts.values():
             if not Path(path).exists():
                 raise ValueError(f"mount: expected a file or folder, got nothing at {path}")
         self.settings = settings
         self._base = str(bases.prepare(settings.base)) if settings.base else None
-        self.isolation: dict[str, Any] = {"backend": "local", "isolation": "none"}
+        self.isolation: dict[str, Any] = {"backend": "local", "isolation": "none", "limits": how}
         self._folder = leftovers.folder("local")
         self.workspace = str(self._folder / "workspace")
         self._process: subprocess.Popen[bytes] | None = None

@@ -11,6 +11,8 @@ import pytest
 from milepost.sandbox import limits
 from milepost.sandbox.core import Limits, Settings
 from milepost.sandbox.limits import Groups, checked, find, in_force, rlimits
+from milepost.sandbox.make import make
+from tests.sandboxes import EACH, open_one
 
 WAYS: dict[str, str | None] = dict.fromkeys(("memory", "processes", "cpus", "disk", "files", "network"), "somehow")
 
@@ -130,6 +132,30 @@ def test_a_limit_that_nothing_enforces_is_refused_unless_it_is_allowed_to_be() -
     assert checked("x", Settings(), WAYS, without={"disk", "network"})["disk"] is None
     with pytest.raises(ValueError, match="limits: memory: expected at least 33554432, got 1000"):
         checked("x", Settings(limits=Limits(memory=1000)), ways)
+
+
+def test_local_refuses_what_it_would_ignore_and_records_that_it_enforces_nothing() -> None:
+    asked = Limits(memory=1 << 26, cpus=0.5)
+    for settings, words in (
+        (Settings(limits=asked, allow=frozenset({"cpus"})), "local cannot enforce the limit memory=67108864 here"),
+        (Settings(limits=Limits(network="loopback")), "local cannot enforce the limit network='loopback' here"),
+        (Settings(image="x"), "image: only docker has images, got 'x' for local"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make("local", settings)
+    for settings in (Settings(), Settings(limits=asked, allow=frozenset({"memory", "cpus"}))):
+        with make("local", settings) as sandbox:
+            assert set(sandbox.isolation["limits"].values()) == {None}
+
+
+@pytest.mark.parametrize("backend", EACH)
+def test_sessions_work_with_the_fewest_open_files_that_may_be_asked_for(backend: str) -> None:
+    settings = Settings(limits=Limits(files=int(limits.LEAST["files"])), allow=frozenset({"files"}))
+    with open_one(backend, settings) as sandbox:
+        shell = sandbox.session()
+        assert shell.run("X=1; true | cat").exit_code == 0
+        result = shell.run("echo $X")
+        assert (result.exit_code, result.output, result.ended) == (0, "1\n", False)
 
 
 def test_memory_is_a_limit_of_each_process_only_where_no_group_counts_it() -> None:

@@ -66,7 +66,7 @@ async def test_more_wait_at_once_than_the_loop_has_threads() -> None:
 
 
 @awaited
-async def test_cancelling_stops_the_command_and_not_the_loop(tmp_path: Any) -> None:
+async def test_cancelling_closes_the_sandbox_and_stops_not_the_loop(tmp_path: Any) -> None:
     sandbox = await aio.make("local")
     running = asyncio.create_task(sandbox.run(f"touch {tmp_path}/begun; sleep 600; touch {tmp_path}/ended"))
     while not (tmp_path / "begun").exists():
@@ -78,6 +78,8 @@ async def test_cancelling_stops_the_command_and_not_the_loop(tmp_path: Any) -> N
     for task in (queued, running):
         with pytest.raises(asyncio.CancelledError):
             await task
+    with pytest.raises(SandboxError, match="closed"):
+        await asyncio.wait_for(sandbox.run("true"), 60)
     await asyncio.wait_for(sandbox.close(), 60)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun"]
 

@@ -144,6 +144,16 @@ def test_a_limit_that_an_engine_does_not_enforce_is_refused_unless_it_is_named(m
         assert sandbox.isolation["limits"]["cpus"] is None
 
 
+@pytest.mark.docker
+def test_more_processors_than_the_engine_has_are_refused() -> None:
+    need("docker")
+    n = docker.capabilities()["cpus"]
+    with pytest.raises(ValueError, match=f"limits: cpus: expected at most the engine's {n}, got {n + 1}"):
+        make("docker", Settings(limits=Limits(cpus=n + 1)))
+    with open_one("docker", Settings(limits=Limits(cpus=n))) as sandbox:
+        assert sandbox.run("echo there").output == "there\n"
+
+
 @pytest.mark.parametrize("backend", EACH)
 def test_what_a_sandbox_cannot_begin_with_is_refused_before_it_starts(backend: str, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
@@ -196,6 +206,43 @@ def test_a_nul_byte_or_a_path_that_leads_out_is_refused_by_every_method(backend:
         assert sandbox.run("echo well").output == "well\n"
 
 
+@pytest.mark.parametrize("backend", EACH)
+def test_what_has_the_wrong_type_is_refused_by_every_method_and_ends_nothing(backend: str) -> None:
+    with open_one(backend) as sandbox:
+        untyped: Any = sandbox
+        calls: list[Callable[[], Any]] = [
+            lambda: untyped.run("cat", stdin="text"),
+            lambda: untyped.run("true", max_output=1e5),
+            lambda: untyped.run("true", timeout_s="1"),
+            lambda: untyped.run("true", cwd=Path("a")),
+            lambda: untyped.run("true", env={"A": 1}),
+            lambda: untyped.run(["echo", 1]),
+            lambda: untyped.run(None),
+            lambda: untyped.run(b"echo"),
+            lambda: untyped.session(1),
+            lambda: untyped.session().run(["true"]),
+            lambda: untyped.session().run("true", max_output=1e5),
+            lambda: untyped.read(Path("a")),
+            lambda: untyped.read("a", max_bytes=1e6),
+            lambda: untyped.write("a", 1),
+            lambda: untyped.write("a", "", mode="644"),
+            lambda: untyped.get_tree(None),
+            lambda: untyped.put_tree({"a": Node("dir")}),  # type: ignore[arg-type]
+            lambda: untyped.put_tree({"a": Node(data="text")}),  # type: ignore[arg-type]
+            lambda: untyped.put_tree({"a": "text"}),
+            lambda: untyped.put_tree({Path("a"): Node()}),
+            lambda: untyped._ask({"op": "nothing"}),
+            lambda: untyped._ask({"op": "read", "path": 1}),
+            lambda: untyped._ask({"op": "put", "path": ".", "rows": [["a", "dir", 0, 0]]}),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError) as raised:
+                call()
+            one_line(raised)
+        assert sandbox.get_tree() == {}
+        assert sandbox.run("echo well").output == "well\n"
+
+
 @pytest.mark.parametrize(
     ("make_it", "words"),
     [
@@ -205,6 +252,11 @@ def test_a_nul_byte_or_a_path_that_leads_out_is_refused_by_every_method(backend:
         ),
         (lambda: Limits(memroy=1), r"Limits: no 'memroy' \(did you mean 'memory'\?\)"),  # type: ignore[call-arg]
         (lambda: Limits(network="loopbak"), r"got 'loopbak' \(did you mean 'loopback'\?\)"),  # type: ignore[arg-type]
+        (lambda: Limits(files=256.0), r"limits: files: expected a whole number .* got 256\.0"),  # type: ignore[arg-type]
+        (lambda: Limits(memory="1g"), r"limits: memory: expected a whole number .* got '1g'"),  # type: ignore[arg-type]
+        (lambda: Limits(processes=1 << 70), r"limits: processes: expected a whole number below"),
+        (lambda: Limits(cpus=float("inf")), r"limits: cpus: expected a number below .* got inf"),
+        (lambda: Limits(cpus=float("nan")), r"limits: cpus: expected a number .* got nan"),
         (lambda: Settings(allow=frozenset({"dsk"})), r"Settings.allow: no 'dsk' \(did you mean 'disk'\?\)"),
         (
             lambda: DockerHost(Settings(), without={"secomp"}),
@@ -219,6 +271,8 @@ def test_a_nul_byte_or_a_path_that_leads_out_is_refused_by_every_method(backend:
         (lambda: Settings(mounts={"/a": Path("\0")}), r"Settings.mounts: expected a text without NUL"),
         (lambda: Settings(mounts={"a": Path("/etc")}), r"Settings.mounts: expected absolute paths .* got 'a'"),
         (lambda: Settings(env={"A": "\0"}), r"Settings.env: expected a text without NUL"),
+        (lambda: Settings(env={"A": 1}), r"Settings.env: expected a text .* got 1"),  # type: ignore[dict-item]
+        (lambda: Settings(image=1), r"Settings.image: expected a text .* got 1"),  # type: ignore[arg-type]
         (lambda: Settings(env={"A=B": ""}), r"Settings.env: expected names without '=', got 'A=B'"),
         (lambda: Settings(image=""), r"Settings.image: expected a name or None"),
     ],

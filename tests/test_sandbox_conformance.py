@@ -227,6 +227,40 @@ def test_reset_is_as_new(sandbox: GuestSandbox) -> None:
     assert not lives(sandbox)
 
 
+MARK = """
+import os, sys
+for path in sys.argv[2:]:
+    if sys.argv[1]:
+        try:
+            os.setxattr(path, sys.argv[1], b"of the episode before")
+        except OSError:  # a file system without
+            pass
+    print(*(name for name in os.listxattr(path) if name.startswith("user.")))
+"""
+
+
+def test_reset_leaves_no_extended_attributes(sandbox: GuestSandbox) -> None:
+    places = [".", "README", "pkg", "pkg/a.py", sandbox.run("echo $HOME").output.strip()]
+    sandbox.run(["/usr/bin/python3", "-c", MARK, "user.note", *places])
+    sandbox.reset()
+    assert sandbox.run(["/usr/bin/python3", "-c", MARK, "", *places]).output == "\n" * len(places)
+    assert sandbox.diff() == {}
+
+
+def test_looking_at_what_is_closed_changes_nothing(sandbox: GuestSandbox) -> None:
+    sandbox.run("echo B = 3 > pkg/sub/b.py; ln -s b.py pkg/sub/to; chmod 000 pkg/sub/b.py pkg/sub; chmod 444 pkg")
+    differs = {
+        "pkg": Node("folder", mode=0o444),
+        "pkg/sub": Node("folder", mode=0),
+        "pkg/sub/b.py": Node(data=b"B = 3\n", mode=0),
+        "pkg/sub/to": Node("link", b"b.py", mode=0o777),
+    }
+    assert sandbox.diff() == differs
+    assert differs.items() <= sandbox.get_tree().items()
+    assert sandbox.diff() == differs
+    assert sandbox.run("stat -c %a pkg").output == "444\n"
+
+
 def test_sessions_keep_what_one_shot_commands_do_not(sandbox: GuestSandbox) -> None:
     one, two = sandbox.session("one"), sandbox.session("two")
     assert one.run("cd pkg; X=1; f() { echo f $X; }; export Y=2").exit_code == 0

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import signal
+from contextlib import suppress
 from secrets import randbits, token_hex
 
 from milepost.sandbox.attacks.core import Attack, Control, Verdict, without
@@ -62,8 +63,18 @@ def _find(key: int, text: str) -> str:
     return "found what another left in shared memory"
 
 
-def _remains(paths: list[str], key: int, text: str) -> str:
+def _mark(marked: list[str], text: str) -> str:
+    for path in marked:
+        with suppress(OSError):  # read-only, or a file system without
+            os.setxattr(path, f"user.{text}", b"left")
+    return "marked"
+
+
+def _remains(paths: list[str], marked: list[str], key: int, text: str) -> str:
     found = [path for path in paths if os.path.exists(path)]
+    for path in marked:
+        with suppress(OSError):
+            found += [f"an attribute of {path}" for name in os.listxattr(path) if text in name]
     try:
         call("shmget", key, 4096, 0)
         found.append("shared memory")
@@ -112,14 +123,16 @@ def _shared_memory(stage: Stage) -> Verdict:
 
 def _left(stage: Stage) -> Verdict:
     sandbox, key, text = stage.sandbox, randbits(30), token_hex(8)
-    places = [f"{folder}/left-{text}" for folder in (sandbox.workspace, stage.home(), "/tmp", "/dev/shm")]
+    folders = [sandbox.workspace, stage.home(), "/tmp", "/dev/shm"]
+    places, marked = [f"{folder}/left-{text}" for folder in folders], [*folders, f"{sandbox.workspace}/file"]
+    stage.inside(_mark, marked=marked, text=text)
     sandbox.run("for at in " + " ".join(places) + "; do echo left > $at; done 2> /dev/null")
     stage.inside(_keep, key=key, text=text)
     waits = f"setsid bash -c 'touch {sandbox.workspace}/begun-{text}; sleep 60; true' {text} > /dev/null 2>&1 &"
     sandbox.session("left").run(f"{waits} until [ -e {sandbox.workspace}/begun-{text} ]; do sleep 0.02; done")
     if not stage.lifted:
         sandbox.reset()
-    return stage.inside(_remains, paths=places, key=key, text=text)
+    return stage.inside(_remains, paths=places, marked=marked, key=key, text=text)
 
 
 TOO_MANY = (
@@ -153,7 +166,7 @@ ATTACKS = [
     ),
     Attack(
         "remains",
-        "Finds what the episode before it left: files, memory, processes.",
+        "Finds what the episode before it left: files, attributes of files, memory, processes.",
         _left,
         Control(lifted=True),
         hole=SHARED,

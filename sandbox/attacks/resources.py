@@ -1,4 +1,4 @@
-"""Attacks on what a machine has only so much of, and on ends of commands; bombs stay below 200 processes and 300 MB."""
+"""Attacks on what a machine has only so much of, and on ends of commands; bombs: at most 200 processes, 300 MB."""
 
 from __future__ import annotations
 

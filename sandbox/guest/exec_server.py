@@ -71,6 +71,8 @@ class Server:
             return {"error": _said(error, request)}, []
         except MemoryError:
             return {"error": "no memory left in the sandbox"}, []
+        except (AttributeError, KeyError, TypeError) as error:  # the host asked for what there is not
+            return {"error": f"{request.get('op')}: {type(error).__name__}: {error}"}, []
 
     def op_ping(self, request: Header, data: bytearray) -> Answer:
         """Say that it is there."""
@@ -129,6 +131,7 @@ class Server:
         if not os.path.samestat(os.lstat(self.config["workspace"]), os.fstat(self.root)):
             raise OSError("the workspace was moved")
         trees.restore(self._root(), self.config["base"])
+        paths.strip(self.root)
         os.fchmod(self.root, self.modes[self.config["workspace"]])
         return {"ready": True}, []
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _OPENAT2 = ctypes.c_long(437)
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+ATTRIBUTES = ("user.", "system.posix_acl_")
+"""Extended attributes that whoever owns a file may give it."""
 
 
 unguarded = False
@@ -184,3 +192,53 @@ def empty(top: int) -> None:
             os.close(fd)
         if here != b".":
             os.rmdir(here, dir_fd=top)
+
+
+def forced(root: int, path: bytes, do: Callable[[], Any]) -> Any:
+    """Return what a function gives; what its user closed on the way to a path is open for as long as that takes."""
+    try:
+        return do()
+    except PermissionError:
+        closed: list[tuple[bytes, int]] = []
+        try:
+            for end in (at for at, byte in enumerate(path + b"/") if byte == ord("/")):
+                closed.append((path[:end], change_mode(root, path[:end], 0o500, keep=0o7777)))
+            return do()
+        finally:
+            close_again(root, closed)
+
+
+def close_again(root: int, closed: list[tuple[bytes, int]]) -> None:
+    """Give what was opened the modes that it had."""
+    for path, mode in reversed(closed):
+        try:
+            change_mode(root, path, mode)
+        except OSError:  # it is gone
+            pass
+
+
+def change_mode(root: int, path: bytes, mode: int, keep: int = 0) -> int:
+    """Change a mode but for bits that are kept, and return it as it was; a link has none."""
+    above, _, name = path.rpartition(b"/")
+    parent = folder(root, above or b".", links=False)
+    try:
+        entry = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISLNK(entry.st_mode):
+            os.chmod(name, entry.st_mode & keep | mode, dir_fd=parent)
+        return stat.S_IMODE(entry.st_mode)
+    finally:
+        os.close(parent)
+
+
+def attributes(fd: int) -> list[str]:
+    """Return the extended attributes that commands may have given something."""
+    try:
+        return [name for name in os.listxattr(fd) if name.startswith(ATTRIBUTES)]
+    except OSError:  # its file system has none
+        return []
+
+
+def strip(fd: int) -> None:
+    """Remove them."""
+    for name in attributes(fd):
+        os.removexattr(fd, name)

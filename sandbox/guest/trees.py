@@ -172,10 +172,16 @@ def restore(root: int, base: str | None) -> None:
 
 
 def _alike(root: int, entry: os.stat_result, old: int, before: os.stat_result, path: bytes) -> bool:
-    """Whether something may stay: a folder, or a file or link of that content and no other name."""
-    if stat.S_ISDIR(entry.st_mode):
-        return stat.S_ISDIR(before.st_mode)
-    return entry.st_nlink == 1 and _same(root, entry, old, before, path)
+    """Whether something may stay: a folder, or a file or link of that content and no other name, and no attributes."""
+    if (not stat.S_ISDIR(entry.st_mode) and entry.st_nlink != 1) or not _same(root, entry, old, before, path):
+        return False
+    if stat.S_ISLNK(entry.st_mode):  # the kernel gives it none
+        return True
+    fd = _open(root, path)
+    try:
+        return not paths.attributes(fd)
+    finally:
+        os.close(fd)
 
 
 def _remove(root: int, path: bytes) -> None:
@@ -248,6 +254,7 @@ def clear(folder: str, mode: int) -> None:
     top = os.open(folder, paths.FOLDER | os.O_NOFOLLOW)
     try:
         paths.empty(top)
+        paths.strip(top)
         if stat.S_IMODE(os.fstat(top).st_mode) != mode:
             os.fchmod(top, mode)
     finally:
@@ -257,65 +264,51 @@ def clear(folder: str, mode: int) -> None:
 def walk(top: int) -> Iterator[tuple[bytes, os.stat_result]]:
     """Yield path and status of everything below a folder, what contains before the contained.
 
-    What cannot be looked into is opened up first, as it is the same user's; what is gone meanwhile has nothing in it.
+    What its user closed is open meanwhile; what is gone meanwhile has nothing in it.
     """
-    stack = [b""]
-    while stack:
-        at = stack.pop()
-        try:
-            fd = paths.open_below(top, at or b".", paths.FOLDER, links=False)
-        except PermissionError:
-            fd = _opened_up(top, at)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            for name in sorted(map(os.fsencode, os.listdir(fd))):
-                try:
-                    entry = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                path = at + b"/" + name if at else name
-                yield path, entry
-                if stat.S_ISDIR(entry.st_mode):
-                    stack.append(path)
-        finally:
-            os.close(fd)
-
-
-def _opened_up(top: int, path: bytes) -> int:
-    above, _, name = path.rpartition(b"/")
-    parent = paths.folder(top, above or b".", links=False)
+    stack, closed = [b""], list[tuple[bytes, int]]()
     try:
-        os.chmod(name, 0o700, dir_fd=parent)
+        while stack:
+            at = stack.pop()
+            inside = at + b"/." if at else b"."  # which takes the right to reach what is in it
+            try:
+                fd = paths.open_below(top, inside, paths.FOLDER, links=False)
+            except PermissionError:
+                closed.append((at, paths.change_mode(top, at, 0o500, keep=0o7777)))
+                fd = paths.open_below(top, inside, paths.FOLDER, links=False)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                for name in sorted(map(os.fsencode, os.listdir(fd))):
+                    try:
+                        entry = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    path = at + b"/" + name if at else name
+                    yield path, entry
+                    if stat.S_ISDIR(entry.st_mode):
+                        stack.append(path)
+            finally:
+                os.close(fd)
     finally:
-        os.close(parent)
-    return paths.open_below(top, path, paths.FOLDER, links=False)
+        paths.close_again(top, closed)
 
 
 def _open(root: int, path: bytes) -> int:
-    """Open a file for reading that its user may have closed to itself."""
-    try:
-        return paths.open_below(root, path, READ, links=False)
-    except PermissionError:
-        above, _, name = path.rpartition(b"/")
-        parent = paths.folder(root, above or b".", links=False)
-        try:
-            mode = stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
-            os.chmod(name, mode | 0o400, dir_fd=parent)
-            fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=parent)
-            os.chmod(name, mode, dir_fd=parent)
-            return fd
-        finally:
-            os.close(parent)
+    """Open a file or folder for reading, also where its user closed it."""
+    return int(paths.forced(root, path, lambda: paths.open_below(root, path, READ, links=False)))
 
 
 def _link(root: int, path: bytes) -> bytes:
-    above, _, name = path.rpartition(b"/")
-    parent = paths.folder(root, above or b".", links=False)
-    try:
-        return os.fsencode(os.readlink(name, dir_fd=parent))
-    finally:
-        os.close(parent)
+    def read() -> bytes:
+        above, _, name = path.rpartition(b"/")
+        parent = paths.folder(root, above or b".", links=False)
+        try:
+            return os.fsencode(os.readlink(name, dir_fd=parent))
+        finally:
+            os.close(parent)
+
+    return bytes(paths.forced(root, path, read))
 
 
 def _take(root: int, path: bytes, entry: os.stat_result, rows: list[list[Any]], targets: list[bytes], n: int) -> int:
