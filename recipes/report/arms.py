@@ -21,7 +21,7 @@ RATES = ("completion", "modification", "resolution")
 PREFIX = "swe/"
 SMOOTH = 3
 """Updates that a point of a curve is the mean of: a batch has few bugs, and some are harder."""
-_DROP = ("out", "warmup_of", "resume")
+PLACES = ("out", "warmup_of", "resume")
 """Settings that say where a run lay."""
 
 
@@ -40,7 +40,7 @@ def read(run: str | Path) -> Result:
         | {key.removeprefix(PREFIX): round(row[key], 4) for key in row if key.startswith(PREFIX)}
         for i, row in enumerate(row for row in read_metrics(path) if f"{PREFIX}outcome" in row)
     ]
-    settings = {key: value for key, value in summary["settings"].items() if key not in _DROP}
+    settings = {key: value for key, value in summary["settings"].items() if key not in PLACES}
     return {
         "method": settings["method"],
         "seed": settings["seed"],
