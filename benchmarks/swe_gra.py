@@ -4,9 +4,10 @@
     python benchmarks/swe_gra.py                            the table and the picture of what is kept
 
 An arm is one command, which is printed. Its result is kept as docs/benchmarks/swe_gra/<method>-s<seed>.json when it
-ends (``<method>-w<weight>-s<seed>`` where ``--step-weight`` is not 0.1); what is kept already is not run again. The
-arm that makes a seed's warm-up is run first where another needs it. Further flags go to every arm, and their results
-into a folder of their own: ``--methods dra --step-weights 0.5 --runs runs/short --keep runs/short -- --updates 4``.
+ends (``<method>-w<weight>-s<seed>`` where ``--step-weight`` is not 0.1); what is kept already is not run again, but
+read anew where its run folder is there. The arm that makes a seed's warm-up is run first where another needs it.
+Further flags go to every arm, and their results into a folder of their own: ``--methods dra --step-weights 0.5
+--runs runs/short --keep runs/short -- --updates 4``.
 """
 
 from __future__ import annotations
@@ -80,29 +81,32 @@ def main(args: Args, flags: Sequence[str]) -> None:
     asked = [Arm(m, s, w) for w in args.step_weights for m in args.methods for s in args.seeds]
     todo = [] if args.runs is None else plan(asked, args.runs, args.keep)
     if todo:
-        refuse_others(args.keep, flags)
+        refuse_others(args.keep, plain(tyro.cli(RecipeArgs, args=flags)))
     begun: dict[Arm, Future[None]] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
         for arm in todo:
             begun[arm] = pool.submit(run, arm, args, flags, begun.get(arm.first))
         for done in begun.values():
             done.result()
+    for arm in asked if args.runs is not None else ():
+        if arm not in todo and (args.runs / arm.name / "summary.json").exists():
+            keep(arm, args)
     show(args.keep)
 
 
-def plan(asked: Sequence[Arm], runs: Path, keep: Path) -> list[Arm]:
+def plan(asked: Sequence[Arm], runs: Path, kept: Path) -> list[Arm]:
     """Return the arms without a result, behind those that make a warm-up which they need and which is not there."""
-    todo = [arm for arm in asked if not (keep / f"{arm.name}.json").exists()]
+    todo = [arm for arm in asked if not (kept / f"{arm.name}.json").exists()]
     firsts = [arm.first for arm in todo if arm == arm.first or not (runs / arm.first.name / "warmup").exists()]
     return list(dict.fromkeys([*firsts, *todo]))
 
 
-def refuse_others(keep: Path, flags: Sequence[str]) -> None:
-    """Raise a ValueError where a kept result was run with other flags; what it does not name was the default."""
-    ours = _shared(plain(tyro.cli(RecipeArgs, args=flags)))
-    for file in sorted(keep.glob("*-s*.json")):
-        theirs = _shared(plain(RecipeArgs()) | json.loads(file.read_text())["settings"])
-        if changed := differences(theirs, ours):
+def refuse_others(kept: Path, settings: dict[str, Any]) -> None:
+    """Raise a ValueError where a kept result has other settings; one that a result does not name was the default."""
+    default = plain(RecipeArgs())
+    for file in sorted(kept.glob("*-s*.json")):
+        theirs = _shared(default | json.loads(file.read_text())["settings"])
+        if changed := differences(theirs, _shared(default | settings)):
             told = "; ".join(f"{name} is {was!r} there, {now!r} here" for name, was, now in changed)
             raise ValueError(f"{file} has other settings: {told}; keep these results elsewhere, with --keep FOLDER")
 
@@ -124,22 +128,30 @@ def run(arm: Arm, args: Args, flags: Sequence[str], first: Future[None] | None) 
         code = subprocess.run(words, stdout=log, stderr=log, env={**os.environ, **one}, check=False).returncode
     if code or read_run(out).status != "finished":
         raise RuntimeError(f"{arm.name} ended with {code}; see {args.runs / arm.name}.log")
+    keep(arm, args)
+
+
+def keep(arm: Arm, args: Args) -> None:
+    """Write the result of an arm that has come to its end."""
+    assert args.runs is not None
+    result = arms.read(args.runs / arm.name)
+    refuse_others(args.keep, result["settings"])
     args.keep.mkdir(parents=True, exist_ok=True)
-    write_json(args.keep / f"{arm.name}.json", arms.read(out))
+    write_json(args.keep / f"{arm.name}.json", result)
 
 
-def show(keep: Path) -> None:
+def show(folder: Path) -> None:
     """Print the table of all results that are kept, and draw those of the usual weight."""
-    kept = [json.loads(file.read_text()) for file in sorted(keep.glob("*-s*.json"))]
+    kept = [json.loads(file.read_text()) for file in sorted(folder.glob("*-s*.json"))]
     if not kept:
-        print(f"nothing is kept in {keep}")
+        print(f"nothing is kept in {folder}")
         return
     order = ("gra", "dra", "outcome")
     kept.sort(key=lambda r: (r["settings"]["step_weight"], order.index(r["method"]), r["seed"]))
     usual = [result for result in kept if result["settings"]["step_weight"] == RecipeArgs.step_weight]
     if usual:
-        print(arms.draw(usual, keep / "swe_gra.png"))
-    names = ("stepwise", "outcome", "completion", "modification", "resolution")
+        print(arms.draw(usual, folder / "swe_gra.png"))
+    names = ("paid", "stepwise", "outcome", "completion", "modification", "resolution")
     table = Table("method", "weight", "seed", *names, *(f"test {rate}" for rate in arms.RATES), "seconds")
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for result in kept:
@@ -158,22 +170,15 @@ def _shared(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cells(results: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    cells = []
+    pairs: list[tuple[list[float], list[float]]] = []
     for name in names:
-        ends = [[fmean(row[name] for row in part(r["updates"])) for r in results] for part in (_first, _last)]
-        cells.append(f"{fmean(ends[0]):.2f} > {fmean(ends[1]):.2f}")
+        rows = [known for r in results if (known := [row[name] for row in r["updates"] if name in row])]
+        pairs.append(([fmean(row[:LAST]) for row in rows], [fmean(row[-LAST:]) for row in rows]))
     for rate in arms.RATES:
-        ends = [[r["test"][stage].get(rate, 0.0) for r in results] for stage in ("warmup", "trained")]
-        cells.append(f"{fmean(ends[0]):.2f} > {fmean(ends[1]):.2f}")
+        before, after = ([r["test"][stage].get(rate, 0.0) for r in results] for stage in ("warmup", "trained"))
+        pairs.append((before, after))
+    cells = [f"{fmean(before):.2f} > {fmean(after):.2f}" if before else "-" for before, after in pairs]
     return [*cells, f"{fmean(r['seconds'].get('trained', 0.0) for r in results):.0f}"]
-
-
-def _first(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    return rows[:LAST]
-
-
-def _last(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    return rows[-LAST:]
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def measure(episodes: Sequence[Episode], step_weight: float) -> dict[str, float]
     """Return rates and rewards an episode, of those that were scored; nothing where none was.
 
     ``completion``: submitted; ``modification``: submitted with a patch that is not empty; ``resolution``: all tests
-    pass; ``stepwise``: what the critics would add without a gate; ``total``: that and the outcome.
+    pass; ``stepwise``: what the critics would add without a gate. What the method pays is ``credit/<method>/total``.
     """
     scored = [episode for episode in episodes if episode.outcome is not None]
     if not scored:
@@ -195,15 +195,13 @@ def measure(episodes: Sequence[Episode], step_weight: float) -> dict[str, float]
     results = [episode.turns[-1].info.get("result") for episode in scored]
     parts = [turn.info.get("reward_components", {}) for episode in scored for turn in episode.turns]
     stepwise = step_weight * sum(part.get(name, 0.0) for part in parts for name in CRITICS) / len(scored)
-    outcome = fmean(float(episode.outcome or 0.0) for episode in scored)
     return {
         "completion": fmean(result is not None for result in results),
         "modification": fmean(result in ("patch", "resolved") for result in results),
         "resolution": fmean(result == "resolved" for result in results),
         "edited": fmean(any(t.info["reward_components"]["patch"] for t in e.turns) for e in scored),
         "stepwise": stepwise,
-        "outcome": outcome,
-        "total": stepwise + outcome,
+        "outcome": fmean(float(episode.outcome or 0.0) for episode in scored),
         "turns": fmean(len(episode.turns) for episode in scored),
     }
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -114,7 +115,6 @@ def test_rates_and_rewards_are_those_of_the_episodes(episodes: dict[str, Episode
         "edited": 0.75,
         "stepwise": 0.5 * 29 / 4,
         "outcome": 0.25,
-        "total": 0.5 * 29 / 4 + 0.25,
         "turns": 2.75,
     }
     assert measure([], 0.1) == {}
@@ -160,8 +160,6 @@ def test_a_patch_that_changes_nothing_has_no_place():
 def test_a_run_keeps_every_turn_what_it_earned_and_what_became_of_its_episodes(gated: Path):
     rows = [row for row in metrics(gated) if "swe/outcome" in row]
     assert [row["update"] for row in rows] == [1, 2]
-    for row in rows:
-        assert row["swe/total"] == pytest.approx(row["swe/stepwise"] + row["swe/outcome"])
     trained = rl(gated)
     assert len(trained) == 2 * 2
     for turn in (turn for e in trained for turn in e.turns):
@@ -186,8 +184,21 @@ def test_methods_begin_from_one_warm_up_and_differ_in_credit_alone(file: Path, g
         assert settings == results["gra"]["settings"] | {"method": method, "credit": [method]}
         assert results[method]["test"]["warmup"] == results["gra"]["test"]["warmup"]
         assert said(rl(run)) == said(rl(gated))
+        for row in results[method]["updates"]:
+            played = [e for e in rl(run) if e.group.startswith(f"rl/{row['update']}/")]
+            paid = fmean(sum(turn.credit[method] or 0.0 for turn in e.turns) for e in played)
+            assert row["paid"] == pytest.approx(paid, abs=1e-4)
+            more = row["stepwise"] if method == "dra" else 0.0
+            assert method == "gra" or paid == pytest.approx(row["outcome"] + more, abs=1e-3)
     picture = arms.draw(list(results.values()), tmp_path / "arms.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_that_were_kept_before_they_told_what_was_paid_are_drawn(tmp_path: Path):
+    update = {"update": 0, "stepwise": 0.75, "outcome": 0.5}
+    kept = {"method": "gra", "seed": 0, "updates": [update] * 2, "test": {"warmup": {}, "trained": {}}}
+    for results in ([kept], [kept, kept | {"updates": [update | {"paid": 0.25}]}]):
+        assert arms.draw(results, tmp_path / "arms.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -33,7 +33,9 @@ study: Any = load()
 
 def kept(folder: Path, method: str, seed: int = 0, **changed: Any) -> None:
     settings = plain(Args(method=method, seed=seed, **changed))  # type: ignore[arg-type]
-    study.write_json(folder / f"{method}-s{seed}.json", {"method": method, "seed": seed, "settings": settings})
+    update = {"update": 0, "stepwise": 0.75, "outcome": 0.5, "completion": 1.0, "modification": 1.0, "resolution": 0.5}
+    told = {"updates": [update], "test": {"warmup": {}, "trained": {}}, "seconds": {}, "settings": settings}
+    study.write_json(folder / f"{method}-s{seed}.json", {"method": method, "seed": seed, **told})
 
 
 def planned(folder: Path, *methods: str, seeds: tuple[int, ...] = (0,), weight: float = 0.1) -> list[str]:
@@ -69,9 +71,17 @@ def test_a_setting_that_a_kept_result_does_not_know_was_the_default(tmp_path: Pa
     result = json.loads(file.read_text())
     del result["settings"]["max_lines"]
     file.write_text(json.dumps(result))
-    study.refuse_others(tmp_path, [])
+    study.refuse_others(tmp_path, plain(Args()))
     with pytest.raises(ValueError, match="max_lines is 10 there, 5 here"):
-        study.refuse_others(tmp_path, ["--max-lines", "5"])
+        study.refuse_others(tmp_path, plain(Args(max_lines=5)))
+
+
+def test_results_that_were_kept_before_they_told_what_was_paid_are_in_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    kept(tmp_path, "gra")
+    study.main(study.Args(keep=tmp_path), [])
+    assert "| - " in capsys.readouterr().out.replace("\u2502", "|")
 
 
 @pytest.mark.slow
@@ -79,4 +89,12 @@ def test_one_method_alone_runs_from_a_warm_up_that_was_not_there(tmp_path: Path,
     args = study.Args(runs=tmp_path / "runs", keep=tmp_path / "kept", methods=("dra",), seeds=(0,))
     study.main(args, shlex.split(f"{SHORT} --warmup-updates 1 --warmup-demos 1"))
     assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == ["dra-s0.json", "gra-s0.json", "swe_gra.png"]
-    assert "dra" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "dra" in told
+    assert " - " not in told
+    file = tmp_path / "kept" / "dra-s0.json"
+    whole = json.loads(file.read_text())
+    assert "paid" in whole["updates"][0]
+    study.write_json(file, whole | {"updates": []})
+    study.main(args, shlex.split("--updates 7"))  # read anew from the finished run
+    assert json.loads(file.read_text()) == whole
