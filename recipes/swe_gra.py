@@ -67,6 +67,8 @@ class Args(textworld_guide.Args):
     """A file of tasks instead of the list, as ``milepost swe build`` writes it or in the form of SWE-bench."""
     backend: str = "auto"
     """Of ``milepost sandbox list``: ``auto`` is docker where an engine answers, else bubblewrap."""
+    allow: tuple[str, ...] = ()
+    """Limits that may go unenforced where the backend cannot enforce them, as landlock the disk."""
     max_lines: int = 10
     """Most lines that a tool answers; 60 characters each."""
     env: str = "milepost/SWE-v0"
@@ -118,7 +120,8 @@ class SweGuide(Guide):
         self.backend = places.found(args.backend)
         room = {"max_lines": args.max_lines, "max_chars": 60 * args.max_lines, "max_episode_steps": args.max_turns}
         which = {"level": args.level, "packages": list(args.packages), "tasks": args.tasks and str(args.tasks)}
-        return which | room | {"backend": self.backend, "outcome": "gra"}
+        where = {"backend": self.backend, "allow": list(args.allow)}
+        return which | room | where | {"outcome": "gra"}
 
     def credit_options(self) -> dict[str, dict[str, Any]]:
         """Return the profile with this run's weight of the critics: in this alone methods differ."""
@@ -136,7 +139,7 @@ class SweGuide(Guide):
             return
         ids = [str(task) for tasks in self.games.of.values() for task in tasks]
         with ThreadPoolExecutor(2) as pool, bar(self._title("tests of the bugs"), ids, "bugs") as tick:
-            for _ in pool.map(lambda task: trials.task(task, self.backend), ids):
+            for _ in pool.map(lambda task: trials.task(task, self.backend, self.args.allow), ids):
                 tick()
 
 

@@ -228,7 +228,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
 
     def _load(self, task: str) -> SweTask | Instance:
         if self._file is None:
-            return trials.task(task, self.backend)
+            return trials.task(task, self.backend, self._allow)
         if task not in self._file:
             raise ValueError(f"SWE: no task {task!r} in the file of tasks")
         return self._file[task]
