@@ -19,7 +19,7 @@ Two CPU cores:  make swe
 One arm:        milepost train swe_gra --method dra --seed 0 --warmup-of runs/gra-s0 --out runs/dra-s0
 One GPU:        milepost train swe_gra --device cuda --model Qwen/Qwen2.5-Coder-7B-Instruct --lora 32 --lr 1e-5
                 --warmup-lr 1e-4 --rl-layers 28 --packages --level medium --max-turns 30 --max-context 16384
-                --max-new-tokens 512 --max-lines 40 --n-train 186 --games 16 --updates 200
+                --max-new-tokens 512 --max-lines 40 --n-train 135 --games 16 --updates 200
 """
 
 from __future__ import annotations

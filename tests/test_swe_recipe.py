@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator
@@ -25,8 +26,11 @@ from milepost.credit.methods import resolve
 from milepost.envs.core import Episode, Task, groups_of
 from milepost.envs.runs import Run, read_episodes
 from milepost.envs.swe.oracle import call
+from milepost.recipes import swe_gra
 from milepost.recipes.cli import main
+from milepost.recipes.console import parse
 from milepost.recipes.demonstrator import Demonstrator, place
+from milepost.recipes.games import Games
 from milepost.recipes.report import arms
 from milepost.recipes.swe_gra import Args, SweGuide, measure
 
@@ -218,6 +222,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_model(
     ours, whole = weights(cut), weights(gated)
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
     assert metrics(cut) == metrics(gated)
+
+
+def test_every_command_of_the_header_finds_its_bugs():
+    told = re.sub(r"\n +--", " --", str(swe_gra.__doc__))
+    commands = [shlex.split(line) for line in re.findall(r"milepost train swe_gra (.*)", told)]
+    assert len(commands) == 3
+    for words in commands:
+        guide = SweGuide.__new__(SweGuide)
+        guide.args = parse(Args, [*words, "--backend", need("bubblewrap")])
+        games = Games(guide.args, guide.env_kwargs())
+        assert len(games.of["train"]) == guide.args.n_train
 
 
 def test_what_is_not_finished_has_no_result(tmp_path: Path):
