@@ -42,7 +42,7 @@ from milepost.credit.gra import SWE_PROFILE
 from milepost.envs.core import Episode, groups_of
 from milepost.envs.swe import places, trials
 from milepost.recipes import textworld_guide
-from milepost.recipes.console import parse
+from milepost.recipes.console import parse, read_option
 from milepost.recipes.demonstrator import Demonstrator
 from milepost.recipes.guide import Guide
 from milepost.recipes.report import arms
@@ -100,6 +100,7 @@ class Args(textworld_guide.Args):
     """Share of random turns in demonstrations; they are shown and not imitated."""
     out: Path = Path("runs/swe_gra")
     credit: Annotated[tuple[str, ...], tyro.conf.Suppress] = field(default=(), init=False)
+    after: Annotated[Literal["rl", "cloning"], tyro.conf.Suppress] = field(default="rl", init=False)
     patience: Annotated[int, tyro.conf.Suppress] = field(default=0, init=False)
     haste: Annotated[float, tyro.conf.Suppress] = field(default=0.0, init=False)
 
@@ -117,6 +118,12 @@ class SweGuide(Guide):
     def env_kwargs(self) -> dict[str, Any]:
         """Return what makes the environment small, and pays by G-RA's magnitudes."""
         args = self.args
+        form = dict(map(read_option, args.option)).get("actions", "tools")
+        if form != "tools" and args.warmup_updates:
+            raise ValueError(
+                f"--option actions={form}: the teacher of the warm-up calls tools: expected actions=tools, "
+                "or --warmup-updates 0"
+            )
         self.backend = places.found(args.backend)
         room = {"max_lines": args.max_lines, "max_chars": 60 * args.max_lines, "max_episode_steps": args.max_turns}
         which = {"level": args.level, "packages": list(args.packages), "tasks": args.tasks and str(args.tasks)}

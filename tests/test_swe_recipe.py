@@ -242,7 +242,25 @@ def test_what_is_not_finished_has_no_result(tmp_path: Path):
         arms.read(tmp_path / "run")
 
 
-def test_sandboxes_that_are_not_there_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["train", "swe_gra", *SMALL, "--backend", "dokcer", "--out", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err.startswith("milepost: sandbox backend: expected one of")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--backend", "dokcer"], "milepost: sandbox backend: expected one of"),
+        (["--option", "actions=bash"], "milepost: --option actions=bash: the teacher of the warm-up calls tools"),
+    ],
+)
+def test_what_cannot_be_played_is_one_line(
+    flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["train", "swe_gra", *SMALL, *flags, "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(said)
+    assert told.count("\n") == 1
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("flag", ["--after cloning", "--credit dra", "--patience 3"])
+def test_flags_that_would_change_nothing_are_not_taken(flag: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse(Args, flag.split())
+    assert "Unrecognized" in capsys.readouterr().err
