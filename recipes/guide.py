@@ -385,7 +385,8 @@ def check_warmup_of(args: Args) -> None:
         )
     theirs, ours = read_run(args.warmup_of).settings, plain(args)
     if changed := [key for key in SHARED if theirs.get(key) != ours.get(key)]:
-        told = "; ".join(f"{key} is {theirs.get(key)!r} there, {ours[key]!r} here" for key in changed)
+        pairs = [(key, *(repr(its[key]) if key in its else "not set" for its in (theirs, ours))) for key in changed]
+        told = "; ".join(f"{key} is {there} there, {here} here" for key, there, here in pairs)
         raise ValueError(f"--warmup-of {args.warmup_of} was run with other settings: {told}")
 
 

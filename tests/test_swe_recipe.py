@@ -26,11 +26,12 @@ from milepost.credit.methods import resolve
 from milepost.envs.core import Episode, Task, groups_of
 from milepost.envs.runs import Run, read_episodes
 from milepost.envs.swe.oracle import call
-from milepost.recipes import swe_gra
+from milepost.recipes import swe_gra, textworld_guide
 from milepost.recipes.cli import main
 from milepost.recipes.console import parse
 from milepost.recipes.demonstrator import Demonstrator, place
 from milepost.recipes.games import Games
+from milepost.recipes.guide import check_warmup_of, plain
 from milepost.recipes.report import arms
 from milepost.recipes.swe_gra import Args, SweGuide, measure
 
@@ -264,3 +265,13 @@ def test_flags_that_would_change_nothing_are_not_taken(flag: str, capsys: pytest
     with pytest.raises(SystemExit):
         parse(Args, flag.split())
     assert "Unrecognized" in capsys.readouterr().err
+
+
+def test_the_warm_up_of_another_recipe_is_refused_with_what_differs(tmp_path: Path):
+    with Run.open(tmp_path / "swe", "swe_gra", plain(Args(out=tmp_path / "swe"))) as run:
+        (run.path / "warmup").mkdir()
+        (run.path / "warmup" / "state.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"packages is \['cachetools', .*\] there, not set here; max_lines is 10 there"
+    ):
+        check_warmup_of(textworld_guide.Args(warmup_of=tmp_path / "swe"))
