@@ -51,6 +51,6 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         if kind is NAMES and isinstance(value, str):
             value = found[name] = (value,)
         wrong = not isinstance(value, kind.types) or isinstance(value, bool)
-        if wrong or (kind is NAMES and not all(isinstance(one, str) for one in value)):
+        if wrong or (kind is NAMES and not all(isinstance(one, str) for one in found[name])):
             raise ValueError(f"SWE {name}: expected {kind.told}, got {value!r}")
     return found
