@@ -30,7 +30,7 @@ from milepost.envs.files import clear_when_full
 from milepost.envs.runs import Run, read_run, write_json
 from milepost.recipes.estimate import paired
 from milepost.recipes.games import Games, env_kwargs
-from milepost.recipes.parts import check_credits, credits_file, credits_of, read_states, states_of
+from milepost.recipes.parts import check_credits, credit_options, credits_file, credits_of, read_states, states_of
 from milepost.recipes.ranks import everyones, over_ranks
 from milepost.recipes.report import plot, table
 from milepost.recipes.report.stats import wilson
@@ -85,7 +85,7 @@ class Guide:
         return env_kwargs(self.args)
 
     def credit_options(self) -> dict[str, dict[str, Any]]:
-        """Return options of credit methods, by name."""
+        """Return the recipe's own options of credit methods, by name; those of ``--credit-option`` come on top."""
         return {}
 
     def compile(self) -> None:
@@ -98,7 +98,8 @@ class Guide:
 
     def _prepare(self) -> None:
         self.estimator, names = paired(self.args.estimator, self.args.credit)
-        check_credits(names, self.credit_options())
+        self.credit_settings = credit_options(self.args.credit_option, names, self.credit_options())
+        check_credits(names, self.credit_settings)
         self.credit_names = names
         self.credits: list[Credit] = []
         """Methods are made when RL begins, as models of their own begin as the policy is then."""
@@ -358,7 +359,7 @@ class Guide:
     def _begin_credits(self, stage: str) -> None:
         if stage == "trained" and self.args.after == "rl" and not self.credits:
             a = self.args
-            options = self.credit_options()
+            options = self.credit_settings
             self.credits = credits_of(
                 self.credit_names, self.policy, seed=a.seed, lr=a.credit_lr, gamma=a.gamma, options=options
             )
@@ -385,7 +386,8 @@ def check_warmup_of(args: Args) -> None:
         )
     theirs, ours = read_run(args.warmup_of).settings, plain(args)
     if changed := [key for key in SHARED if theirs.get(key) != ours.get(key)]:
-        told = "; ".join(f"{key} is {theirs.get(key)!r} there, {ours[key]!r} here" for key in changed)
+        pairs = [(key, *(repr(its[key]) if key in its else "not set" for its in (theirs, ours))) for key in changed]
+        told = "; ".join(f"{key} is {there} there, {here} here" for key, there, here in pairs)
         raise ValueError(f"--warmup-of {args.warmup_of} was run with other settings: {told}")
 
 

@@ -12,6 +12,7 @@ from milepost.agents.driver import play
 from milepost.credit import methods
 from milepost.credit.core import Credit, saved
 from milepost.envs.core import Episode, Task
+from milepost.recipes.console import read_option
 
 if TYPE_CHECKING:
     from milepost.agents.local.policy import LocalPolicy
@@ -50,12 +51,29 @@ class Branches:
         return [[episode for episode in row if episode.outcome is not None] for row in rows]
 
 
+def credit_options(texts: Sequence[str], names: Sequence[str], own: Options = MappingProxyType({})) -> Options:
+    """Return the options that ``--credit-option METHOD.OPTION=VALUE`` says of methods, on top of a recipe's own.
+
+    Raises:
+        ValueError: A text is of another form, or of a method that is not asked for.
+    """
+    found = {name: dict(options) for name, options in own.items()}
+    for text in texts:
+        path, equals, _ = text.partition("=")
+        name, _, option = path.rpartition(".")
+        if name not in names or not (equals and option):
+            there_are = f"; of {', '.join(names)}" if names else "; --credit has none"
+            raise ValueError(f"--credit-option {text}: expected METHOD.OPTION=VALUE of a method in --credit{there_are}")
+        found.setdefault(name, {})[option] = read_option(text)[1]
+    return found
+
+
 def check_credits(names: Sequence[str], options: Options = MappingProxyType({})) -> None:
     """Raise, before anything is played, what ``credits_of`` would.
 
     Raises:
-        ValueError: An unknown method, one that needs what these recipes do not have, or a critic that could not say
-            what the methods beside it pay.
+        ValueError: An unknown method, one that needs what these recipes do not have, an option that cannot be, or a
+            critic that could not say what the methods beside it pay.
     """
     for name in names:
         cls = methods.find(name)
@@ -63,6 +81,8 @@ def check_credits(names: Sequence[str], options: Options = MappingProxyType({}))
             raise ValueError(f"credit {name!r} needs {ELSEWHERE[need]}; this recipe has none")
         given = {**SETTINGS.get(name, {}), **options.get(name, {})}
         methods.check_options(name, **given, **{part: None for part in PARTS if part in cls.needs})
+        if options.get(name) and not cls.needs & set(PARTS):
+            _try(name, given)
         if cls.channel == "value" and "replay" in cls.needs:
             others = [n for n in names if n != "outcome" and methods.find(n).channel != "value"]
             if late := [n for n in others if not methods.find(n).live]:
@@ -130,6 +150,14 @@ def read_states(folder: Path, rank: int) -> list[dict[str, Any]]:
 def credits_file(rank: int) -> str:
     """Return where a checkpoint keeps what a rank's credit methods have learned from its own episodes."""
     return f"credits-r{rank}.pt" if rank else "credits.pt"
+
+
+def _try(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse values with which a method cannot be made."""
+    try:
+        methods.resolve(name, **options)
+    except TypeError as error:
+        raise ValueError(f"credit {name!r} cannot be made: {error}") from error
 
 
 def _token_model(policy: LocalPolicy, seed: int, lr: float) -> Any:

@@ -43,6 +43,8 @@ class BuildArgs:
     """Only packages of this split: train, valid or test."""
     backend: str = "auto"
     """Where tests run: auto (docker or bubblewrap), docker, bubblewrap, landlock, or local, which isolates nothing."""
+    allow: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A limit that may go unenforced where the backend cannot enforce it, as landlock the disk; several times."""
     jobs: int = 2
     """Bugs that are tried at the same time."""
     seed: int = 0
@@ -66,6 +68,8 @@ class VerifyArgs:
     """Only tasks of this package; may be given several times."""
     backend: str = "auto"
     """Where they are played and graded."""
+    allow: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A limit that may go unenforced where the backend cannot enforce it; may be given several times."""
     jobs: int = 2
     """Tasks that are played at the same time."""
     out: Path | None = None
@@ -104,6 +108,7 @@ def _build(argv: Sequence[str]) -> int:
         args.n,
         chosen,
         backend=args.backend,
+        allow=args.allow,
         jobs=args.jobs,
         seed=args.seed,
         after_round=lambda tasks: write(args.out, tasks),
@@ -138,7 +143,7 @@ def _verify(argv: Sequence[str]) -> int:
 
     start = time.monotonic()
     file = None if args.tasks is None else str(args.tasks)
-    kwargs: dict[str, Any] = {"tasks": file, "packages": args.packages, "backend": args.backend}
+    kwargs: dict[str, Any] = {"tasks": file, "packages": args.packages, "backend": args.backend, "allow": args.allow}
     with closing(SweEnv(**kwargs)) as env:
         ids = list(dict.fromkeys(one for split in args.split or SPLITS for one in env.tasks(split)))
     if not ids:

@@ -19,7 +19,7 @@ Two CPU cores:  make swe
 One arm:        milepost train swe_gra --method dra --seed 0 --warmup-of runs/gra-s0 --out runs/dra-s0
 One GPU:        milepost train swe_gra --device cuda --model Qwen/Qwen2.5-Coder-7B-Instruct --lora 32 --lr 1e-5
                 --warmup-lr 1e-4 --rl-layers 28 --packages --level medium --max-turns 30 --max-context 16384
-                --max-new-tokens 512 --max-lines 40 --n-train 186 --games 16 --updates 200
+                --max-new-tokens 512 --max-lines 40 --n-train 135 --games 16 --updates 200
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from milepost.credit.gra import SWE_PROFILE
 from milepost.envs.core import Episode, groups_of
 from milepost.envs.swe import places, trials
 from milepost.recipes import textworld_guide
-from milepost.recipes.console import parse
+from milepost.recipes.console import parse, read_option
 from milepost.recipes.demonstrator import Demonstrator
 from milepost.recipes.guide import Guide
 from milepost.recipes.report import arms
@@ -67,6 +67,8 @@ class Args(textworld_guide.Args):
     """A file of tasks instead of the list, as ``milepost swe build`` writes it or in the form of SWE-bench."""
     backend: str = "auto"
     """Of ``milepost sandbox list``: ``auto`` is docker where an engine answers, else bubblewrap."""
+    allow: tuple[str, ...] = ()
+    """Limits that may go unenforced where the backend cannot enforce them, as landlock the disk."""
     max_lines: int = 10
     """Most lines that a tool answers; 60 characters each."""
     env: str = "milepost/SWE-v0"
@@ -98,6 +100,7 @@ class Args(textworld_guide.Args):
     """Share of random turns in demonstrations; they are shown and not imitated."""
     out: Path = Path("runs/swe_gra")
     credit: Annotated[tuple[str, ...], tyro.conf.Suppress] = field(default=(), init=False)
+    after: Annotated[Literal["rl", "cloning"], tyro.conf.Suppress] = field(default="rl", init=False)
     patience: Annotated[int, tyro.conf.Suppress] = field(default=0, init=False)
     haste: Annotated[float, tyro.conf.Suppress] = field(default=0.0, init=False)
 
@@ -115,10 +118,17 @@ class SweGuide(Guide):
     def env_kwargs(self) -> dict[str, Any]:
         """Return what makes the environment small, and pays by G-RA's magnitudes."""
         args = self.args
+        form = dict(map(read_option, args.option)).get("actions", "tools")
+        if form != "tools" and args.warmup_updates:
+            raise ValueError(
+                f"--option actions={form}: the teacher of the warm-up calls tools: expected actions=tools, "
+                "or --warmup-updates 0"
+            )
         self.backend = places.found(args.backend)
         room = {"max_lines": args.max_lines, "max_chars": 60 * args.max_lines, "max_episode_steps": args.max_turns}
         which = {"level": args.level, "packages": list(args.packages), "tasks": args.tasks and str(args.tasks)}
-        return which | room | {"backend": self.backend, "outcome": "gra"}
+        where = {"backend": self.backend, "allow": list(args.allow)}
+        return which | room | where | {"outcome": "gra"}
 
     def credit_options(self) -> dict[str, dict[str, Any]]:
         """Return the profile with this run's weight of the critics: in this alone methods differ."""
@@ -136,7 +146,7 @@ class SweGuide(Guide):
             return
         ids = [str(task) for tasks in self.games.of.values() for task in tasks]
         with ThreadPoolExecutor(2) as pool, bar(self._title("tests of the bugs"), ids, "bugs") as tick:
-            for _ in pool.map(lambda task: trials.task(task, self.backend), ids):
+            for _ in pool.map(lambda task: trials.task(task, self.backend, self.args.allow), ids):
                 tick()
 
 
@@ -187,7 +197,7 @@ def measure(episodes: Sequence[Episode], step_weight: float) -> dict[str, float]
     """Return rates and rewards an episode, of those that were scored; nothing where none was.
 
     ``completion``: submitted; ``modification``: submitted with a patch that is not empty; ``resolution``: all tests
-    pass; ``stepwise``: what the critics would add without a gate; ``total``: that and the outcome.
+    pass; ``stepwise``: what the critics would add without a gate. What the method pays is ``credit/<method>/total``.
     """
     scored = [episode for episode in episodes if episode.outcome is not None]
     if not scored:
@@ -195,15 +205,13 @@ def measure(episodes: Sequence[Episode], step_weight: float) -> dict[str, float]
     results = [episode.turns[-1].info.get("result") for episode in scored]
     parts = [turn.info.get("reward_components", {}) for episode in scored for turn in episode.turns]
     stepwise = step_weight * sum(part.get(name, 0.0) for part in parts for name in CRITICS) / len(scored)
-    outcome = fmean(float(episode.outcome or 0.0) for episode in scored)
     return {
         "completion": fmean(result is not None for result in results),
         "modification": fmean(result in ("patch", "resolved") for result in results),
         "resolution": fmean(result == "resolved" for result in results),
         "edited": fmean(any(t.info["reward_components"]["patch"] for t in e.turns) for e in scored),
         "stepwise": stepwise,
-        "outcome": outcome,
-        "total": stepwise + outcome,
+        "outcome": fmean(float(episode.outcome or 0.0) for episode in scored),
         "turns": fmean(len(episode.turns) for episode in scored),
     }
 

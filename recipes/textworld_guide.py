@@ -58,6 +58,8 @@ class Args:
     """Rank of the adapters on all projections; 0 trains every weight."""
     credit: tuple[str, ...] = ("progress", "validity")
     """What turns earn: methods of ``milepost credit list`` or ``module:Class``; ``outcome`` for the outcome alone."""
+    credit_option: tuple[str, ...] = ()
+    """Options of these methods, as ``method.name=value``, such as ``gra.profile=swe``."""
     estimator: str = "auto"
     """``turn``: return-to-go minus the other attempts alive at that turn; any estimator of ``milepost credit list``;
     ``auto``: the one that the credit's paper pairs it with, else ``turn``."""

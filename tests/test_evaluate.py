@@ -179,6 +179,16 @@ def test_credit_during_play_and_after_it_is_in_the_run_also_after_a_resume(tmp_p
     assert all({"progress", "gra"} == set(turn) for turns in earned[0].values() for turn in turns)
 
 
+def test_a_method_is_set_by_its_options(tmp_path: Path):
+    paid = {}
+    for terms in ("{}", '{"dust": 0.5}'):
+        told: dict[str, Any] = {"credit": ("dra",), "credit_option": [f"dra.terms={terms}"], "watch": "nothing"}
+        done = evaluate(LADDER, "random", out=tmp_path / str(len(terms)), **told)
+        paid[terms] = [sum(turn.credit["dra"] or 0.0 for turn in e.turns) - (e.outcome or 0.0) for e in done.episodes()]
+    assert not any(paid["{}"])
+    assert any(paid['{"dust": 0.5}'])
+
+
 def test_an_endpoint_is_evaluated_and_its_failures_are_tried_again(tmp_path: Path):
     def answer(request):
         return choose(request["messages"][-1]["content"], 0)

@@ -158,6 +158,18 @@ def test_credit_that_an_estimator_would_not_read_is_refused(tmp_path: Path, caps
     assert "'gra' judges after it" in capsys.readouterr().err
 
 
+def test_a_methods_options_are_checked_before_anything_is_played_and_then_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    assert train(run, "--credit", "dra", "--credit-option", "dra.profile=swee", env=LADDER) == 2
+    assert "no profile 'swee' (did you mean 'swe'?)" in capsys.readouterr().err
+    assert not (run / "run.json").exists()
+    assert train(run, "--credit", "dra", "--credit-option", "dra.terms={}", "--updates", "1", env=LADDER) == 0
+    (row,) = [row for row in updates(run) if "credit/dra/total" in row]
+    assert row["credit/dra/total"] == row["outcome/mean"]
+
+
 def test_a_process_model_begins_as_the_policy_is_when_rl_begins(tmp_path: Path):
     flags = ["--credit", "oprl", "--warmup-updates", "30", "--n-test", "1", "--updates", "1"]
     assert train(tmp_path / "run", *flags) == 0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sandboxes import need
 from swe_packages import TINY, offer, real_tools
 
 from milepost.envs.swe import test_tools, trials
 from milepost.envs.swe.build import build
+from milepost.envs.swe.env import SweEnv
 from milepost.envs.swe.mutate import Edit
 from milepost.envs.swe.packages import PACKAGES, Package, package
 from milepost.envs.swe.sources import source
@@ -118,6 +121,21 @@ def test_a_package_whose_tests_do_not_run_is_refused(tiny: Package, monkeypatch:
         clean_run(package("tiny"), "local")
 
 
+def test_landlock_builds_and_plays_with_an_empty_cache_where_it_may_leave_limits_unenforced(
+    tiny: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TaskId, "edits", lambda self: (edit("// 2", "* 2"),))
+    flags = ["--backend", need("landlock"), "--allow", "disk", "--allow", "processes"]
+    with closing(SweEnv(backend="landlock", allow=["disk", "processes"])) as env:
+        env.reset(options={"task": "tiny-1.0:tiny.py:easy:1"})
+        assert env.runtime["sandbox"]["backend"] == "landlock"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    out = tmp_path / "tasks.jsonl"
+    assert main(["swe", "build", "--out", str(out), "--packages", "tiny", "--n", "1", *flags]) == 0
+    assert main(["swe", "verify", "--tasks", str(out), *flags]) == 0
+    assert "backend landlock" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_build_gives_the_same_tasks_however_many_are_tried_at_once(
     tiny: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,6 +177,7 @@ def test_the_command_builds_tasks_of_a_real_package_that_their_gold_patches_reso
     [
         (["--packages", "inflexion"], "no package 'inflexion' (did you mean 'inflection'?)"),
         (["--split", "dev"], "SWE split: expected one of train, valid, test, got 'dev'"),
+        (["--allow", "dsk"], "allow: no limit 'dsk' (did you mean 'disk'?)"),
         (["--n", "0"], "--n: expected at least 1, got 0"),
         (["--n", "3"], "expected at least one task for each of"),
         (["--packages", "inflection", "--split", "test"], "none of them is in the split 'test'"),

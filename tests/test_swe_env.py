@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -356,6 +357,15 @@ def test_the_tasks_of_a_file_are_those_that_are_played(file: Path):
         ({"tasks": "nowhere.jsonl"}, "tasks: no file nowhere.jsonl"),
         ({"backend": "dokcer"}, "sandbox backend: expected one of"),
         ({"allow": ["dsik"]}, "allow: no limit 'dsik' (did you mean 'disk'?)"),
+        ({"max_lines": "abc"}, "SWE max_lines: expected a whole number, got 'abc'"),
+        ({"max_chars": 2.5}, "SWE max_chars: expected a whole number, got 2.5"),
+        ({"memory": True}, "SWE memory: expected a whole number or None, got True"),
+        ({"turn_timeout_s": "1m"}, "SWE turn_timeout_s: expected a number, got '1m'"),
+        ({"tasks": 5}, "SWE tasks: expected a file or None, got 5"),
+        ({"backend": 5}, "SWE backend: expected text, got 5"),
+        ({"packages": 5}, "SWE packages: expected names, got 5"),
+        ({"packages": [5]}, "SWE packages: expected names, got [5]"),
+        ({"allow": "dsik"}, "allow: no limit 'dsik' (did you mean 'disk'?)"),
         ({"max_lines": 0}, "SWE max_lines: expected more than 0, got 0"),
         ({"turn_timeout_s": -1.0}, "SWE turn_timeout_s: expected more than 0, got -1.0"),
     ],
@@ -365,6 +375,11 @@ def test_an_argument_that_cannot_be_is_one_line_when_it_is_made(given: dict[str,
         SweEnv(**{"backend": "local", **given})
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_one_name_stands_for_a_list_of_it():
+    with closing(SweEnv(backend="local", packages="inflection", allow="disk")) as env:
+        assert {one.partition("-")[0] for one in env.tasks("train")} == {"inflection"}
 
 
 def test_the_pool_to_grade_in_is_shared_and_closed_by_who_leaves_last(file: Path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -24,8 +26,12 @@ from milepost.credit.methods import resolve
 from milepost.envs.core import Episode, Task, groups_of
 from milepost.envs.runs import Run, read_episodes
 from milepost.envs.swe.oracle import call
+from milepost.recipes import swe_gra, textworld_guide
 from milepost.recipes.cli import main
+from milepost.recipes.console import parse
 from milepost.recipes.demonstrator import Demonstrator, place
+from milepost.recipes.games import Games
+from milepost.recipes.guide import check_warmup_of, plain
 from milepost.recipes.report import arms
 from milepost.recipes.swe_gra import Args, SweGuide, measure
 
@@ -114,7 +120,6 @@ def test_rates_and_rewards_are_those_of_the_episodes(episodes: dict[str, Episode
         "edited": 0.75,
         "stepwise": 0.5 * 29 / 4,
         "outcome": 0.25,
-        "total": 0.5 * 29 / 4 + 0.25,
         "turns": 2.75,
     }
     assert measure([], 0.1) == {}
@@ -160,8 +165,6 @@ def test_a_patch_that_changes_nothing_has_no_place():
 def test_a_run_keeps_every_turn_what_it_earned_and_what_became_of_its_episodes(gated: Path):
     rows = [row for row in metrics(gated) if "swe/outcome" in row]
     assert [row["update"] for row in rows] == [1, 2]
-    for row in rows:
-        assert row["swe/total"] == pytest.approx(row["swe/stepwise"] + row["swe/outcome"])
     trained = rl(gated)
     assert len(trained) == 2 * 2
     for turn in (turn for e in trained for turn in e.turns):
@@ -186,8 +189,21 @@ def test_methods_begin_from_one_warm_up_and_differ_in_credit_alone(file: Path, g
         assert settings == results["gra"]["settings"] | {"method": method, "credit": [method]}
         assert results[method]["test"]["warmup"] == results["gra"]["test"]["warmup"]
         assert said(rl(run)) == said(rl(gated))
+        for row in results[method]["updates"]:
+            played = [e for e in rl(run) if e.group.startswith(f"rl/{row['update']}/")]
+            paid = fmean(sum(turn.credit[method] or 0.0 for turn in e.turns) for e in played)
+            assert row["paid"] == pytest.approx(paid, abs=1e-4)
+            more = row["stepwise"] if method == "dra" else 0.0
+            assert method == "gra" or paid == pytest.approx(row["outcome"] + more, abs=1e-3)
     picture = arms.draw(list(results.values()), tmp_path / "arms.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_that_were_kept_before_they_told_what_was_paid_are_drawn(tmp_path: Path):
+    update = {"update": 0, "stepwise": 0.75, "outcome": 0.5}
+    kept = {"method": "gra", "seed": 0, "updates": [update] * 2, "test": {"warmup": {}, "trained": {}}}
+    for results in ([kept], [kept, kept | {"updates": [update | {"paid": 0.25}]}]):
+        assert arms.draw(results, tmp_path / "arms.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
@@ -209,6 +225,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_model(
     assert metrics(cut) == metrics(gated)
 
 
+def test_every_command_of_the_header_finds_its_bugs():
+    told = re.sub(r"\n +--", " --", str(swe_gra.__doc__))
+    commands = [shlex.split(line) for line in re.findall(r"milepost train swe_gra (.*)", told)]
+    assert len(commands) == 3
+    for words in commands:
+        guide = SweGuide.__new__(SweGuide)
+        guide.args = parse(Args, [*words, "--backend", need("bubblewrap")])
+        games = Games(guide.args, guide.env_kwargs())
+        assert len(games.of["train"]) == guide.args.n_train
+
+
 def test_what_is_not_finished_has_no_result(tmp_path: Path):
     with Run.open(tmp_path / "run", "swe_gra", {}):
         pass
@@ -216,7 +243,35 @@ def test_what_is_not_finished_has_no_result(tmp_path: Path):
         arms.read(tmp_path / "run")
 
 
-def test_sandboxes_that_are_not_there_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["train", "swe_gra", *SMALL, "--backend", "dokcer", "--out", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err.startswith("milepost: sandbox backend: expected one of")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--backend", "dokcer"], "milepost: sandbox backend: expected one of"),
+        (["--option", "actions=bash"], "milepost: --option actions=bash: the teacher of the warm-up calls tools"),
+    ],
+)
+def test_what_cannot_be_played_is_one_line(
+    flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["train", "swe_gra", *SMALL, *flags, "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(said)
+    assert told.count("\n") == 1
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("flag", ["--after cloning", "--credit dra", "--patience 3"])
+def test_flags_that_would_change_nothing_are_not_taken(flag: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse(Args, flag.split())
+    assert "Unrecognized" in capsys.readouterr().err
+
+
+def test_the_warm_up_of_another_recipe_is_refused_with_what_differs(tmp_path: Path):
+    with Run.open(tmp_path / "swe", "swe_gra", plain(Args(out=tmp_path / "swe"))) as run:
+        (run.path / "warmup").mkdir()
+        (run.path / "warmup" / "state.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"packages is \['cachetools', .*\] there, not set here; max_lines is 10 there"
+    ):
+        check_warmup_of(textworld_guide.Args(warmup_of=tmp_path / "swe"))

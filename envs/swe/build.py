@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import ParamSpec, TypeVar
 
+from milepost.envs.swe import places
 from milepost.envs.swe.mutate import Edit, possible_edits
 from milepost.envs.swe.packages import Package
 from milepost.envs.swe.sources import source
@@ -74,6 +75,7 @@ def build(
     chosen: Sequence[Package],
     *,
     backend: str = "auto",
+    allow: Iterable[str] = (),
     jobs: int = 2,
     seed: int = 0,
     after_round: Callable[[list[SweTask]], None] | None = None,
@@ -84,16 +86,18 @@ def build(
         n: Tasks in all.
         chosen: Packages.
         backend: Where tests run.
+        allow: Names of limits that may go unenforced there.
         jobs: Bugs that are tried at the same time.
         seed: Another one gives other tasks.
         after_round: Is given the tasks so far, now and then.
 
     Raises:
-        ValueError: There are fewer tasks than packages, or a package cannot be used.
+        ValueError: There are fewer tasks than packages, a package cannot be used, or there is no such limit.
         MachineError: The package index does not answer, or a sandbox broke; what was found out is kept.
     """
     if n < len(chosen):
         raise ValueError(f"SWE build: expected at least one task for each of {len(chosen)} packages, got n={n}")
+    allow = places.allowed(backend, allow)
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
@@ -105,9 +109,9 @@ def build(
     try:
         with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             watched = bar.add_task("tasks", total=n)
-            list(pool.map(lambda one: twice(clean_run, one, backend), chosen))
+            list(pool.map(lambda one: twice(clean_run, one, backend, allow), chosen))
             while batch := [candidate for row in rows for candidate in row.next_round()]:
-                tried = pool.map(lambda candidate: twice(trial, candidate, backend), batch)
+                tried = pool.map(lambda candidate: twice(trial, candidate, backend, allow=allow), batch)
                 for candidate, found in zip(batch, tried, strict=True):
                     if isinstance(found, Rejected):
                         built.rejected[found.reason] += 1

@@ -18,6 +18,7 @@ from milepost.envs.swe.actions import FORMS
 from milepost.envs.swe.answers import Room, submitted
 from milepost.envs.swe.grade import Grade
 from milepost.envs.swe.instance import Instance
+from milepost.envs.swe.options import checked
 from milepost.envs.swe.packages import packages as known_packages
 from milepost.envs.swe.problem import Problem, of_task
 from milepost.envs.swe.tasks import LEVELS, SweTask, default_ids
@@ -97,7 +98,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         processes: int | None = None,
         allow: Sequence[str] = (),
     ) -> None:
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        given = checked({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         gym.utils.EzPickle.__init__(self, **given)
         for name, known in (("actions", tuple(FORMS)), ("outcome", (*WORTH, "fraction"))):
             if given[name] not in known:
@@ -107,10 +108,10 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
                 raise ValueError(f"SWE {name}: expected more than 0, got {given[name]!r}")
         self.action_space, self.observation_space = Utf8(), Mixed()
         self.backend, self.split, self.outcome = places.found(backend), split, outcome
-        self._allow = places.allowed(self.backend, allow)
+        self._allow = places.allowed(self.backend, given["allow"])
         self._limits = {name: given[name] for name in LIMITS if given[name] is not None}
         self._file = {one.id: one for one in bench.read(Path(tasks))} if tasks is not None else None
-        self._level, self._packages = level, tuple(packages)
+        self._level, self._packages = level, tuple(given["packages"])
         levels = LEVELS if self._file is None else sorted({one.level for one in self._file.values()})
         if level not in (None, *levels):
             raise ValueError(f"SWE level: expected one of {', '.join(levels)}, got {level!r}")
@@ -228,7 +229,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
 
     def _load(self, task: str) -> SweTask | Instance:
         if self._file is None:
-            return trials.task(task, self.backend)
+            return trials.task(task, self.backend, self._allow)
         if task not in self._file:
             raise ValueError(f"SWE: no task {task!r} in the file of tasks")
         return self._file[task]

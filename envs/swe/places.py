@@ -6,7 +6,7 @@ import importlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -41,7 +41,7 @@ def found(backend: str) -> str:
     return name
 
 
-def allowed(backend: str, allow: Sequence[str] = ()) -> frozenset[str]:
+def allowed(backend: str, allow: Iterable[str] = ()) -> frozenset[str]:
     """Return the limits that may go unenforced; who asks for no isolation by name gets none of its limits either.
 
     Raises:

@@ -193,6 +193,7 @@ def _child(config: dict[str, Any], tell: int, begin: int, keys: list[bytes]) -> 
         os.read(begin, 1)  # its end
         os.close(begin)
         options = ["-c", os.devnull, "--rootdir", workspace, "-o", "addopts=", "-p", "no:cacheprovider"]
+        options += ["--confcutdir", workspace]  # else it lists the folders above, which a sandbox may refuse
         options += ["--import-mode=append", "--tb=short", "-q", "--no-header", "--color=no", "-W", "ignore"]
         plugins = [word for name in config["plugins"] for word in ("-p", name)]
         code = int(pytest.main([*options, *plugins, *config["tests"], *config["canary"]], plugins=[reporter]))

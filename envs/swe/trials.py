@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -53,20 +53,24 @@ class Rejected:
     """What its tests were allowed; with more they might have come to their end."""
 
 
-def task(task_id: str, backend: str = "auto") -> SweTask:
+def task(task_id: str, backend: str = "auto", allow: Iterable[str] = ()) -> SweTask:
     """Return the task of an id, with what its tests showed, now if the cache does not know it.
+
+    ``allow`` names limits that may go unenforced while tests run.
 
     Raises:
         ValueError: It is no id, or of a bug that makes no task here; it says why.
         MachineError: The package index does not answer, or a sandbox broke.
     """
-    found = trial(TaskId.parse(task_id), backend, PATIENT_CPU_S)
+    found = trial(TaskId.parse(task_id), backend, PATIENT_CPU_S, allow)
     if isinstance(found, Rejected):
         raise ValueError(f"SWE task {task_id}: makes no task here: {found.reason}")
     return found
 
 
-def trial(task_id: TaskId, backend: str = "auto", max_cpu_s: int = MAX_CPU_S) -> SweTask | Rejected:
+def trial(
+    task_id: TaskId, backend: str = "auto", max_cpu_s: int = MAX_CPU_S, allow: Iterable[str] = ()
+) -> SweTask | Rejected:
     """Return what comes of a bug, from the cache or from runs of at most so many seconds each; see ``task``."""
     package = task_id.package
     kept = _folder(package) / f"{quote(str(task_id), safe='')}.json"
@@ -75,9 +79,9 @@ def trial(task_id: TaskId, backend: str = "auto", max_cpu_s: int = MAX_CPU_S) ->
         return from_row(known)
     if known is not None and Rejected(**known).max_cpu_s >= max_cpu_s:
         return Rejected(**known)
-    clean, seconds = clean_run(package, backend)
+    clean, seconds = clean_run(package, backend, allow)
     edits = task_id.edits()
-    with _sandbox(package, backend) as sandbox:
+    with _sandbox(package, backend, allow) as sandbox:
         found = _judge(task_id, edits, clean, sandbox, max_cpu_s)
     if isinstance(found, str):
         rejected = Rejected(str(task_id), found, max_cpu_s)
@@ -93,7 +97,7 @@ def trial(task_id: TaskId, backend: str = "auto", max_cpu_s: int = MAX_CPU_S) ->
     return made
 
 
-def clean_run(package: Package, backend: str = "auto") -> tuple[list[str], float]:
+def clean_run(package: Package, backend: str = "auto", allow: Iterable[str] = ()) -> tuple[list[str], float]:
     """Return the tests that pass in each of three runs without a bug, and the seconds of one run.
 
     Raises:
@@ -102,7 +106,7 @@ def clean_run(package: Package, backend: str = "auto") -> tuple[list[str], float
     kept = _folder(package) / "clean.json"
     known = _load(kept)
     if known is None:
-        with _sandbox(package, backend) as sandbox:
+        with _sandbox(package, backend, allow) as sandbox:
             runs = [_run(package, sandbox, {}, PATIENT_CPU_S) for _ in range(N_RUNS)]
         passed = set.intersection(*(set(run.of("passed")) for run in runs))
         if not passed or not all(run.complete for run in runs):
@@ -156,9 +160,9 @@ def _run(package: Package, sandbox: Sandbox, files: dict[str, bytes], max_cpu_s:
 
 
 @contextmanager
-def _sandbox(package: Package, backend: str) -> Iterator[Sandbox]:
+def _sandbox(package: Package, backend: str, allow: Iterable[str] = ()) -> Iterator[Sandbox]:
     mounts = {TOOLS: prepare(test_tools.tools())}
-    settings = Settings(base=prepare(source(package)), mounts=mounts, allow=allowed(backend))
+    settings = Settings(base=prepare(source(package)), mounts=mounts, allow=allowed(backend, allow))
     sandbox = make(backend, settings)
     try:
         yield sandbox

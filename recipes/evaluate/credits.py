@@ -11,17 +11,20 @@ from milepost.envs.core import INFO_KEYS, Task, groups_of
 from milepost.envs.make import make
 from milepost.envs.runs import Run, read_newest
 from milepost.recipes.evaluate.agents import Agent
-from milepost.recipes.parts import PARTS, SETTINGS, check_credits, credits_of
+from milepost.recipes.evaluate.settings import Settings
+from milepost.recipes.parts import PARTS, SETTINGS, check_credits, credit_options, credits_of
 
 
-def made(names: Sequence[str], agent: Agent, tasks: Sequence[Task], *, seed: int) -> list[Credit]:
+def made(settings: Settings, agent: Agent, tasks: Sequence[Task]) -> list[Credit]:
     """Return the methods, each with what it needs.
 
     Raises:
-        ValueError: An unknown method, one that needs a model in this process where the agent is none, or something
-            that an environment's reset does not give.
+        ValueError: An unknown method, an option that cannot be, a method that needs a model in this process where the
+            agent is none, or something that an environment's reset does not give.
     """
-    check_credits(names)
+    names = settings.credit
+    options = credit_options(settings.credit_option, names)
+    check_credits(names, options)
     for name in names:
         needs = sorted(methods.find(name).needs & set(PARTS))
         if needs and agent.local is None:
@@ -29,8 +32,8 @@ def made(names: Sequence[str], agent: Agent, tasks: Sequence[Task], *, seed: int
             raise ValueError(f"--credit {name} needs a {what}, made of a model in this process; {agent.name} is none")
     _look(names, tasks)
     if agent.local is not None:
-        return credits_of(names, agent.local, seed=seed, lr=1e-4, gamma=1.0)
-    return [methods.resolve(name, **SETTINGS.get(name, {})) for name in names]
+        return credits_of(names, agent.local, seed=settings.seed, lr=1e-4, gamma=1.0, options=options)
+    return [methods.resolve(name, **{**SETTINGS.get(name, {}), **options.get(name, {})}) for name in names]
 
 
 def write(run: Run, credits: Sequence[Credit]) -> None:

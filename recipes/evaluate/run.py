@@ -88,7 +88,7 @@ class Evaluation:
                 raise
             with closing(agent):
                 try:
-                    credits = credit_methods.made(self.settings.credit, agent, todo, seed=self.settings.seed)
+                    credits = credit_methods.made(self.settings, agent, todo)
                     prepare(todo)
                     return self._play(run, agent, credits, todo, before, watch)
                 except BaseException:
@@ -165,6 +165,7 @@ class Evaluation:
             "versions": versions_of(self.panel),
             "agent": self.agent_name,
             "credit": list(settings.credit),
+            "credit_option": list(settings.credit_option),
             **{name: getattr(settings, name) for name in same},
         }
 

@@ -44,6 +44,8 @@ class Settings:
     """Stop when so much is spent, in the currency of the prices; what is finished is kept."""
     credit: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """What turns earn: methods of ``milepost credit list`` or ``module:Class``, separated by commas."""
+    credit_option: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """An option of one of these methods as ``method.name=value``; may be given several times."""
     scaffold: str | None = None
     """How the agent is asked: ``act``, ``react`` or ``tools``."""
     context: str | None = None

@@ -1,7 +1,8 @@
 """Several methods from one start, as one picture: what each update earned, and what became of episodes.
 
-A result is what is kept of one run: ``{"method", "seed", "updates": [{"update", "stepwise", "outcome", ...}], "test":
-{"warmup": {"completion", ...}, "trained": {...}}, ...}``.
+A result is what is kept of one run: ``{"method", "seed", "updates": [{"update", "paid", "stepwise", "outcome", ...}],
+"test": {"warmup": {"completion", ...}, "trained": {...}}, ...}``. ``paid`` is what an episode's turns earned by the
+run's own method, the outcome included; results that were kept before have none.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from milepost.envs.runs import read_metrics, read_run
 from milepost.recipes.report.plot import figure, save
 
 Result = dict[str, Any]
-REWARDS = {"stepwise": "stepwise reward, before any gate", "outcome": "outcome"}
+REWARDS = {
+    "paid": "paid by the method, outcome included",
+    "stepwise": "stepwise reward, before any gate",
+    "outcome": "outcome",
+}
 RATES = ("completion", "modification", "resolution")
 PREFIX = "swe/"
 SMOOTH = 3
 """Updates that a point of a curve is the mean of: a batch has few bugs, and some are harder."""
-_DROP = ("out", "warmup_of", "resume")
+PLACES = ("out", "warmup_of", "resume")
 """Settings that say where a run lay."""
 
 
@@ -35,12 +40,13 @@ def read(run: str | Path) -> Result:
     if not read_run(path).status == "finished":
         raise ValueError(f"{path} is not finished")
     summary = json.loads((path / "summary.json").read_text("utf-8"))
+    settings = {key: value for key, value in summary["settings"].items() if key not in PLACES}
+    paid = f"credit/{settings['method']}/total"
     rows = [
-        {"update": i, "seconds": round(row["time/update_s"], 1)}
+        {"update": i, "seconds": round(row["time/update_s"], 1), "paid": round(row[paid], 4)}
         | {key.removeprefix(PREFIX): round(row[key], 4) for key in row if key.startswith(PREFIX)}
         for i, row in enumerate(row for row in read_metrics(path) if f"{PREFIX}outcome" in row)
     ]
-    settings = {key: value for key, value in summary["settings"].items() if key not in _DROP}
     return {
         "method": settings["method"],
         "seed": settings["seed"],
@@ -60,14 +66,14 @@ def draw(results: Sequence[Result], file: Path) -> Path:
     """
     if not results:
         raise ValueError("nothing to draw: expected at least one result")
-    picture = figure((11, 3.6))
-    axes = picture.subplots(1, 3)
+    picture = figure((14.5, 3.6))
+    axes = picture.subplots(1, len(REWARDS) + 1)
     methods = list(dict.fromkeys(result["method"] for result in results))
     for at, method in enumerate(methods):
         runs = [result for result in results if result["method"] == method]
         colour = f"C{at}"
         for ax, name in zip(axes, REWARDS, strict=False):
-            rows = [_smooth([row[name] for row in run["updates"]]) for run in runs]
+            rows = [_smooth([row[name] for row in run["updates"] if name in row]) for run in runs]
             columns = [[row[i] for row in rows if i < len(row)] for i in range(max(map(len, rows)))]
             middle = [fmean(column) for column in columns]
             label = f"{method} ({len(runs)} seeds)" if len(runs) > 1 else method
@@ -75,15 +81,15 @@ def draw(results: Sequence[Result], file: Path) -> Path:
             ax.fill_between(
                 range(len(middle)), [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0
             )
-        _rates(axes[2], runs, at, len(methods), colour)
+        _rates(axes[-1], runs, at, len(methods), colour)
     for ax, told in zip(axes, REWARDS.values(), strict=False):
         ax.set_title(f"{told}, an episode", fontsize=9)
         ax.set_xlabel(f"update (mean of {SMOOTH})", fontsize=8)
         ax.legend(frameon=False, fontsize=8)
-    axes[2].set_title("held-out bugs: before (light) and after", fontsize=9)
-    axes[2].set_xticks(range(len(RATES)), RATES, fontsize=8)
-    axes[2].set_ylim(0, 1)
-    axes[2].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes[-1].set_title("held-out bugs: before (light) and after", fontsize=9)
+    axes[-1].set_xticks(range(len(RATES)), RATES, fontsize=8)
+    axes[-1].set_ylim(0, 1)
+    axes[-1].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     for ax in axes:
         ax.grid(alpha=0.25)
         ax.tick_params(labelsize=8)
