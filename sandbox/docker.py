@@ -123,6 +123,7 @@ class DockerHost:
             why = _short(error).removeprefix(f"docker: no engine answers: {HINT} ")
             raise SandboxError(f"docker: the engine does not answer any more: {why}") from None
         self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
+        self._mounts |= reach.blanks(settings.hidden if settings.image is None else ())
         self._base = bases.prepare(settings.base) if settings.base else None
         self._image = self._find_image()
         self.isolation: Mapping[str, Any] = {

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from milepost.envs.swe import logs, test_tools
+from milepost.envs.swe.originals import originals
 from milepost.envs.swe.packages import package
 from milepost.envs.swe.tasks import SweTask, base, gold, texts
 from milepost.envs.swe.testing import TOOLS, TestRun, run_tests
@@ -59,7 +60,8 @@ class Problem:
         """Return how a sandbox with its workspace begins."""
         mounts = {TOOLS: prepare(test_tools.tools())}
         env = {"PYTHONDONTWRITEBYTECODE": "1"}  # byte code would be a difference that says nothing
-        return Settings(self.base, mounts, env, limits or self.limits, allow, self.image)
+        limits = limits or self.limits
+        return Settings(self.base, mounts, originals(), env=env, limits=limits, allow=allow, image=self.image)
 
     def run(
         self,
