@@ -6,11 +6,10 @@ import importlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 
 from milepost.envs.names import did_you_mean
 from milepost.envs.swe.grade import Grade, grade
@@ -22,8 +21,9 @@ from milepost.sandbox.pool import Pool
 
 MAX_GRADES = 256
 _lock = threading.Lock()
-_grades: OrderedDict[tuple[str, Path, frozenset[tuple[str, bytes | None]]], Grade] = OrderedDict()
-"""Of patches that were graded lately: tests are deterministic, and attempts of a group often equal."""
+_grades: OrderedDict[Hashable, Grade] = OrderedDict()
+"""Of patches that were graded lately: tests are deterministic, and attempts of a group often equal. One whose time was
+over is not among them: that may be the machine's doing."""
 _pools: dict[tuple[int, str], tuple[Pool, list[int]]] = {}
 """By process and backend: the pool to grade in, and how many use it."""
 
@@ -73,13 +73,15 @@ class Judge:
         Raises:
             SandboxError: The sandbox broke; what the patch does is a grade.
         """
-        key = problem.id, problem.base, frozenset(workspace.patch.items())
-        known = _grades.get(key)
-        if known is None:
-            known = _grades[key] = grade(problem, workspace.diff, self._take)
+        key = self._backend, self._allow, problem.judged, frozenset(workspace.patch.items())
+        found = _grades.get(key)
+        if found is None:
+            found = grade(problem, workspace.diff, self._take)
+            if found.run is None or not found.run.timed_out:
+                _grades[key] = found
             while len(_grades) > MAX_GRADES:
                 _grades.popitem(last=False)
-        return known
+        return found
 
     def close(self) -> None:
         """Leave the pool."""

@@ -3,7 +3,7 @@ SWE-bench (``bench``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -23,7 +23,7 @@ TIMEOUT_S = 90.0
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One bug to mend, and how it is seen that it is gone. Two with an equal ``id`` and ``base`` are the same."""
+    """One bug to mend, and how it is seen that it is gone."""
 
     id: str
     statement: str
@@ -55,6 +55,12 @@ class Problem:
     """Seconds of a processor for it: so long costs a patch that hangs."""
     limits: Limits = field(default_factory=Limits)
     """Of the sandbox that it is graded in."""
+
+    @property
+    def judged(self) -> tuple[Hashable, ...]:
+        """What decides a grade beside the patch, and where it is graded."""
+        wanted = self.fail_to_pass, self.pass_to_pass, self.tests, frozenset(self.hidden.items())
+        return self.base, *wanted, self.image, self.command, self.parser, self.timeout_s, self.cpu_s, self.limits
 
     def settings(self, limits: Limits | None = None, allow: frozenset[str] = frozenset()) -> Settings:
         """Return how a sandbox with its workspace begins."""
