@@ -80,6 +80,8 @@ class Settings(_Named):
     """Names of limits that may go unenforced; any other that the backend cannot enforce here is refused."""
     image: str | None = None
     """Docker's image; None is an empty one with the host's ``/usr``, read-only."""
+    workspace: str | None = None
+    """Where the workspace is in an image, over what the image has there; None is the backend's own place."""
 
     def __post_init__(self) -> None:
         refuse_unknown("Settings.allow", self.allow, [each.name for each in fields(Limits)])
@@ -93,6 +95,8 @@ class Settings(_Named):
         ):
             if found := [text for text in texts if "\0" in text]:
                 raise ValueError(f"Settings.{what}: expected a text without NUL bytes, got {found[0][:80]!r}")
+        if self.workspace is not None and (self.image is None or not self.workspace.startswith("/")):
+            raise ValueError(f"Settings.workspace: expected an absolute path in an image, got {self.workspace!r}")
         if self.image == "":
             raise ValueError("Settings.image: expected a name or None, got ''")
         if found := [name for name in self.env if "=" in name or not name]:

@@ -96,7 +96,6 @@ class DockerHost:
     """Starts the guest as a hardened container."""
 
     backend = "docker"
-    workspace = WORKSPACE
 
     def __init__(self, settings: Settings, *, without: Collection[str] = ()) -> None:
         """Prepare one.
@@ -112,6 +111,7 @@ class DockerHost:
         """
         refuse_unknown("docker without", without, (*PROTECTIONS, *GUEST))
         self.settings, self._without = settings, frozenset(without)
+        self.workspace = settings.workspace or WORKSPACE
         said = capabilities()
         if not said["available"]:
             raise ValueError(f"docker: {said['why']}")
@@ -244,14 +244,14 @@ class DockerHost:
         """Return the bytes of each file system in memory; the workspace's begins with a copy of the base."""
         disk = None if "disk" in self._without else self.settings.limits.disk
         copied = bases.size(self._base) if self._base else 0
-        return {WORKSPACE: disk and disk + copied, "/tmp": disk, "/dev/shm": disk}
+        return {self.workspace: disk and disk + copied, "/tmp": disk, "/dev/shm": disk}
 
     def _config(self) -> dict[str, Any]:
         """Return the guest's settings."""
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
         network = "any" if "network" in self._without else self.settings.limits.network
         return {
-            "workspace": WORKSPACE,
+            "workspace": self.workspace,
             "base": BASE if self.settings.base else None,
             "env": env | dict(self.settings.env),
             "rlimits": {},

@@ -215,6 +215,7 @@ def test_a_nul_byte_or_a_path_that_leads_out_is_refused_by_every_method(backend:
             r"bubblewrap without: no 'pids' \(did you mean 'pid'\?\)",
         ),
         (lambda: LandlockHost(Settings(), without={"pid"}), r"landlock without: no 'pid'.*; there are: seccomp"),
+        (lambda: Settings(workspace="/x"), r"Settings.workspace: expected an absolute path in an image, got '/x'"),
         (lambda: Settings(hidden=("/etc",)), r"Settings.hidden: expected paths below /usr, got '/etc'"),
         (lambda: Settings(base=Path("a\0b")), r"Settings.base: expected a text without NUL bytes, got 'a\\x00b'"),
         (lambda: Settings(mounts={"/a": Path("\0")}), r"Settings.mounts: expected a text without NUL"),

@@ -308,6 +308,24 @@ def test_an_image_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.docker
+def test_an_image_that_its_repository_is_installed_in_for_development_tests_what_was_changed(
+    tmp_path: Path, repository: Path
+) -> None:
+    need("docker")
+    real_tools()
+    (repository / "src").mkdir()
+    (repository / "pkg").rename(repository / "src" / "pkg")
+    with image_with(repository) as image:
+        shutil.rmtree(repository)
+        problem = one(tmp_path, image=image, patch=ROW["patch"].replace("pkg/m.py", "src/pkg/m.py")).problem()
+        with Pool(partial(make, "docker"), 1) as pool:
+            for value, result in ((2, "resolved"), (3, "patch")):
+                diff: dict[str, Node | None] = {"src/pkg/m.py": Node(data=f"x = {value}\n".encode())}
+                assert grade(problem, diff, pool.take).result == result
+
+
+@pytest.mark.slow
+@pytest.mark.docker
 def test_an_instance_in_an_image_is_played_and_graded_in_it(tmp_path: Path, repository: Path) -> None:
     need("docker")
     real_tools()
@@ -320,6 +338,8 @@ def test_an_instance_in_an_image_is_played_and_graded_in_it(tmp_path: Path, repo
             assert grade(problem, gold, pool.take).result == "resolved"
             wrong: dict[str, Node | None] = {"pkg/m.py": Node(data=b"x = 3\n")}
             assert grade(problem, wrong, pool.take).fail_to_pass == 0.0
+            with pool.take(problem.settings()) as sandbox:
+                assert sandbox.run("cat /testbed/pkg/m.py .git/HEAD /testbed/.git/HEAD").output.count("x = ") == 1
         with pytest.raises(ValueError, match="only docker has images"):
             make("bubblewrap", problem.settings())
         with pytest.raises(ValueError, match="has no folder /testbed"), image_with(None) as other:

@@ -45,6 +45,8 @@ class Problem:
     level: str = ""
     image: str | None = None
     """Docker's image to play and grade in."""
+    workspace: str | None = None
+    """Where the image has the repository, which the workspace is put over: what is installed from there is it."""
     command: str | None = None
     """A shell command that runs tests, with ``{tests}`` in it; None: pytest of the test tools, in a guarded run."""
     parser: str = "pytest"
@@ -60,14 +62,24 @@ class Problem:
     def judged(self) -> tuple[Hashable, ...]:
         """What decides a grade beside the patch, and where it is graded."""
         wanted = self.fail_to_pass, self.pass_to_pass, self.tests, frozenset(self.hidden.items())
-        return self.base, *wanted, self.image, self.command, self.parser, self.timeout_s, self.cpu_s, self.limits
+        return (
+            self.base,
+            *wanted,
+            self.image,
+            self.workspace,
+            self.command,
+            self.parser,
+            self.timeout_s,
+            self.cpu_s,
+            self.limits,
+        )
 
     def settings(self, limits: Limits | None = None, allow: frozenset[str] = frozenset()) -> Settings:
         """Return how a sandbox with its workspace begins."""
         mounts = {TOOLS: prepare(test_tools.tools())}
         env = {"PYTHONDONTWRITEBYTECODE": "1"}  # byte code would be a difference that says nothing
         limits = limits or self.limits
-        return Settings(self.base, mounts, originals(), env=env, limits=limits, allow=allow, image=self.image)
+        return Settings(self.base, mounts, originals(), env, limits, allow, self.image, self.workspace)
 
     def run(
         self,
