@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
@@ -18,7 +20,7 @@ from sandboxes import need
 from swe_images import image_with
 from swe_packages import TINY, offer, real_tools
 
-from milepost.envs.swe import logs, tasks, test_tools
+from milepost.envs.swe import images, logs, tasks, test_tools
 from milepost.envs.swe.bench import load, read, write
 from milepost.envs.swe.grade import Grade, grade
 from milepost.envs.swe.instance import Instance
@@ -296,6 +298,24 @@ def test_a_patch_that_does_not_apply_and_a_repository_that_is_not_there_are_one_
     with pytest.raises(ValueError, match=r"^a__b-1: no folder /.*/set/a__b-1; docker: ") as raised:
         one(tmp_path).problem()
     assert "\n" not in str(raised.value)
+
+
+def test_a_repository_of_an_archive_has_its_hard_links_and_no_history(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("testbed/pkg/a.py"))
+        for name, kind, link in (
+            ("testbed/b.py", tarfile.LNKTYPE, "testbed/pkg/a.py"),
+            ("testbed/c.py", tarfile.SYMTYPE, "pkg/a.py"),
+            ("testbed/.git/HEAD", tarfile.REGTYPE, ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            tar.addfile(info)
+    data.seek(0)
+    images._unpack(data, tmp_path / "tree")
+    assert sorted(path.name for path in (tmp_path / "tree").iterdir()) == ["b.py", "c.py", "pkg"]
+    assert (tmp_path / "tree" / "b.py").samefile(tmp_path / "tree" / "pkg" / "a.py")
 
 
 @pytest.mark.docker
