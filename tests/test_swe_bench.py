@@ -7,7 +7,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from swe_packages import TINY, offer, real_tools
 
 from milepost.envs.swe import images, logs, tasks, test_tools
 from milepost.envs.swe.bench import load, read, write
+from milepost.envs.swe.env import SweEnv
 from milepost.envs.swe.grade import Grade, grade
 from milepost.envs.swe.instance import Instance
 from milepost.envs.swe.mutate import Edit
@@ -190,8 +191,31 @@ def test_a_test_command_of_one_s_own_is_run_and_its_log_read(
     assert (found.result, found.fail_to_pass, found.regressions) == ("patch", 0.0, ())
     killed = graded(problem, pool, {"pkg/m.py": Node(data=b"import os\nos.kill(os.getpid(), 9)\n")})
     assert (killed.result, killed.fail_to_pass) == ("patch", 0.0)
-    nothing = one(tmp_path, test_command="no_such_program {tests}").problem()
-    assert graded(nothing, pool).result == "patch"
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("no_such_program {tests}", "PASS_TO_PASS, got: .*no_such_program.*not found"),
+        ("python3 -m no_such_module {tests}", "PASS_TO_PASS, got: .*No module named no_such_module"),
+        ("echo PASSED tests/test_m.py::test_z", "PASS_TO_PASS, got: PASSED tests/test_m.py::test_z"),
+    ],
+)
+def test_a_command_that_does_not_run_the_tests_is_the_caller_s_mistake_and_no_failure_of_an_agent(
+    repository: Path, tmp_path: Path, given: list[SweTask], command: str, why: str
+) -> None:
+    one(tmp_path, test_command=command)
+    env = SweEnv(tasks=str(tmp_path / "set.jsonl"), backend="local")
+    with closing(env), pytest.raises(ValueError, match=rf"^a__b-1: test_command: .*{why}$"):
+        env.reset(options={"task": "a__b-1"})
+    one(tmp_path, test_command=command, PASS_TO_PASS=[])
+    env = SweEnv(tasks=str(tmp_path / "set.jsonl"), backend="local")
+    with closing(env):
+        if command.startswith("echo"):
+            env.reset(options={"task": "a__b-1"})
+        else:
+            with pytest.raises(ValueError, match=r"^a__b-1: test_command: expected the outcomes of a test, got"):
+                env.reset(options={"task": "a__b-1"})
 
 
 def test_logs_say_the_outcome_of_each_test() -> None:

@@ -24,6 +24,8 @@ _lock = threading.Lock()
 _grades: OrderedDict[Hashable, Grade] = OrderedDict()
 """Of patches that were graded lately: tests are deterministic, and attempts of a group often equal. One whose time was
 over is not among them: that may be the machine's doing."""
+_checked: set[Hashable] = set()
+"""Problems whose own test command is known to run their tests."""
 _pools: dict[tuple[int, str], tuple[Pool, list[int]]] = {}
 """By process and backend: the pool to grade in, and how many use it."""
 
@@ -66,6 +68,19 @@ class Judge:
         self._backend, self._allow = backend, allow
         self._held = ExitStack()
         self._pool: Pool | None = None
+
+    def check(self, problem: Problem) -> None:
+        """Run a problem's own test command once a process where nothing was changed.
+
+        Raises:
+            ValueError: It does not run its tests here: whatever an agent did would be graded as a failure.
+            SandboxError: The sandbox broke.
+        """
+        key = self._backend, problem.judged
+        if problem.command is not None and key not in _checked:
+            with self._take(problem.settings()) as sandbox:
+                problem.check(sandbox)
+            _checked.add(key)
 
     def grade(self, problem: Problem, workspace: Workspace) -> Grade:
         """Return the grade of what is in a workspace.

@@ -102,11 +102,29 @@ class Problem:
             return run_tests(sandbox, words, ids, timeout_s, cpu_s=cpu_s, memory=memory, guarded=guarded)
         return logs.run(sandbox, self.command, self.parser, words, ids, timeout_s)
 
+    def check(self, sandbox: Sandbox) -> None:
+        """Run its command where nothing was changed.
+
+        Raises:
+            ValueError: It does not tell of the tests that pass there, or of none at all: it is no command for them.
+        """
+        self._reveal(sandbox)
+        run = self.run(sandbox, None, self.timeout_s)
+        known = set(self.pass_to_pass) & run.outcomes.keys() if self.pass_to_pass else run.outcomes
+        if not known:
+            lines = [line for line in run.output.splitlines() if line.strip()] or ["nothing"]
+            what = "its PASS_TO_PASS" if self.pass_to_pass else "a test"
+            raise ValueError(f"{self.id}: test_command: expected the outcomes of {what}, got: {lines[-1][:200]}")
+
     def judge(self, sandbox: Sandbox) -> TestRun:
         """Put the hidden tests and run all that decide."""
-        sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in self.hidden.items()})
+        self._reveal(sandbox)
         wanted = [*self.fail_to_pass, *self.pass_to_pass]
         return self.run(sandbox, wanted, self.timeout_s, cpu_s=self.cpu_s, memory=MEMORY, guarded=True)
+
+    def _reveal(self, sandbox: Sandbox) -> None:
+        """Put the tests that were hidden until now."""
+        sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in self.hidden.items()})
 
 
 class Origin(Protocol):
