@@ -97,6 +97,7 @@ class BubblewrapHost:
         self._layers = known["no_overlay"] is None
         grouped = self._how["memory"] not in (None, limits.PER_PROCESS)
         self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
+        self._mounts |= reach.blanks(settings.hidden)
         self._base = bases.prepare(settings.base) if settings.base else None
         copied = bases.size(self._base) if self._base and not self._layers else 0
         self._room = bwrap.room(settings, grouped, "disk" in self._without, copied)

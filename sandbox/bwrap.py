@@ -132,6 +132,7 @@ def room(settings: Settings, grouped: bool, unlimited: bool = False, copied: int
     Raises:
         ValueError: The copy leaves next to no memory.
     """
+    workspace = settings.workspace or WORKSPACE
     disk, memory = settings.limits.disk, settings.limits.memory if grouped else None
     if memory is not None:
         least = LEAST["memory"] + copied * 11 // 8
@@ -139,9 +140,9 @@ def room(settings: Settings, grouped: bool, unlimited: bool = False, copied: int
             raise ValueError(f"limits: memory: expected at least {least} with a base of {copied}, got {memory}")
         memory -= copied * 11 // 8
     if unlimited or (disk is None and memory is None):
-        return dict.fromkeys((WORKSPACE, "/tmp", "/dev/shm"))
+        return dict.fromkeys((workspace, "/tmp", "/dev/shm"))
     each = min(size for size in (disk, memory and memory // 4) if size is not None)
-    return {WORKSPACE: each + copied, "/tmp": each, "/dev/shm": min(each, 1 << 26, memory // 16 if memory else each)}
+    return {workspace: each + copied, "/tmp": each, "/dev/shm": min(each, 1 << 26, memory // 16 if memory else each)}
 
 
 def place(mount: str) -> str:

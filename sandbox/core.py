@@ -76,6 +76,8 @@ class Settings(_Named):
     mounts: Mapping[str, Path] = field(default_factory=dict)
     """Read-only folders and files of the host by their place in the sandbox; ``Sandbox.place`` says where a backend
     without a file system of its own has them."""
+    hidden: tuple[str, ...] = ()
+    """Files and folders of the host that are empty, or closed, in a sandbox that has the host's ``/usr``."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment of all commands, on top of PATH, HOME and LANG; the host's is not passed on."""
     limits: Limits = Limits()
@@ -83,6 +85,8 @@ class Settings(_Named):
     """Names of limits that may go unenforced; any other that the backend cannot enforce here is refused."""
     image: str | None = None
     """Docker's image; None is an empty one with the host's ``/usr``, read-only."""
+    workspace: str | None = None
+    """Where the workspace is in an image, over what the image has there; None is the backend's own place."""
 
     def __post_init__(self) -> None:
         refuse_unknown("Settings.allow", self.allow, [each.name for each in fields(Limits)])
@@ -91,14 +95,19 @@ class Settings(_Named):
             ("base", [str(self.base or "")]),
             ("mounts", [text for pair in places for text in pair]),
             ("env", [text for pair in self.env.items() for text in pair]),
+            ("hidden", list(self.hidden)),
             ("image", [self.image or ""]),
         ):
             if found := [text for text in texts if not isinstance(text, str) or "\0" in text]:
                 raise ValueError(f"Settings.{what}: expected a text without NUL bytes, got {repr(found[0])[:80]}")
+        if self.workspace is not None and (self.image is None or not self.workspace.startswith("/")):
+            raise ValueError(f"Settings.workspace: expected an absolute path in an image, got {self.workspace!r}")
         if self.image == "":
             raise ValueError("Settings.image: expected a name or None, got ''")
         if found := [name for name in self.env if "=" in name or not name]:
             raise ValueError(f"Settings.env: expected names without '=', got {found[0]!r}")
+        if found := [path for path in self.hidden if not path.startswith("/usr/")]:
+            raise ValueError(f"Settings.hidden: expected paths below /usr, got {found[0]!r}")
         if found := [place for place, _ in places if not place.startswith("/")]:
             raise ValueError(f"Settings.mounts: expected absolute paths in the sandbox, got {found[0]!r}")
 

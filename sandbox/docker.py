@@ -98,7 +98,6 @@ class DockerHost:
     """Starts the guest as a hardened container."""
 
     backend = "docker"
-    workspace = WORKSPACE
 
     def __init__(self, settings: Settings, *, without: Collection[str] = ()) -> None:
         """Prepare one.
@@ -114,6 +113,7 @@ class DockerHost:
         """
         refuse_unknown("docker without", without, (*PROTECTIONS, *GUEST))
         self.settings, self._without = settings, frozenset(without)
+        self.workspace = settings.workspace or WORKSPACE
         said = capabilities()
         if not said["available"]:
             raise ValueError(f"docker: {said['why']}")
@@ -121,6 +121,7 @@ class DockerHost:
             raise ValueError(f"limits: cpus: expected at most the engine's {said['cpus']}, got {settings.limits.cpus}")
         how = checked(self.backend, settings, said["limits"], self._without)
         self._mounts = {bwrap.place(at): reach.readable(path) for at, path in settings.mounts.items()}
+        self._mounts |= reach.blanks(settings.hidden if settings.image is None else ())
         self._base = bases.prepare(settings.base) if settings.base else None
         copied = bases.size(self._base) if self._base else 0
         self._room = bwrap.room(settings, how["memory"] is not None, "disk" in self._without, copied)
@@ -254,7 +255,7 @@ class DockerHost:
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
         network = "any" if "network" in self._without else self.settings.limits.network
         return {
-            "workspace": WORKSPACE,
+            "workspace": self.workspace,
             "base": BASE if self.settings.base else None,
             "env": env | dict(self.settings.env),
             "rlimits": {},

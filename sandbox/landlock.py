@@ -153,7 +153,7 @@ class LandlockHost:
             "parent": os.getpid(),
             "confine": self._fence(),
             "without": sorted(self._without),
-            "read": [*_system(), *own],
+            "read": [*(path for place in _system() for path in _but(place, self.settings.hidden)), *own],
             "write": [self.workspace, tmp],
             "devices": [path for path in DEVICES if os.path.exists(path)],
             "seccomp": {"network": "none" if self._how["network"] else "any", "shared_memory": not limited},
@@ -238,6 +238,17 @@ def _processes_of(uid: int) -> list[int]:
 
 def _state(path: Path) -> bytes:
     return (path / "stat").read_bytes().rpartition(b")")[2].split()[0]
+
+
+def _but(place: str, hidden: Collection[str]) -> Iterator[str]:
+    """Yield what may be read of a place without what is hidden in it; a link has no right, its target has its own."""
+    real = os.path.realpath(place)
+    if not any(path == real or path.startswith(f"{real}/") for path in hidden):
+        yield real
+    elif real not in hidden:
+        for child in os.scandir(real):
+            if not child.is_symlink():
+                yield from _but(child.path, hidden)
 
 
 def _system() -> list[str]:

@@ -194,7 +194,16 @@ def _prepared(settings: Settings | None) -> Settings:
 
 def _key(settings: Settings) -> Hashable:
     mounts, env = (tuple(sorted(given.items())) for given in (settings.mounts, settings.env))
-    return settings.base, mounts, env, settings.limits, settings.allow, settings.image
+    return (
+        settings.base,
+        mounts,
+        settings.hidden,
+        env,
+        settings.limits,
+        settings.allow,
+        settings.image,
+        settings.workspace,
+    )
 
 
 def _answers(sandbox: Sandbox) -> bool:

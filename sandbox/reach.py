@@ -6,6 +6,8 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from milepost.sandbox import bases, folders
@@ -37,6 +39,19 @@ def readable(path: Path | str) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(path, folder)
         return bases.prepare(folder) / path.name
+
+
+def blanks(hidden: Iterable[str]) -> dict[str, Path]:
+    """Return what is mounted in the place of what is hidden: nothing where nothing is, else an empty file or folder."""
+    return {at: _nothing() / ("folder" if os.path.isdir(at) else "file") for at in hidden if os.path.exists(at)}
+
+
+@cache
+def _nothing() -> Path:
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, "folder").mkdir()
+        Path(scratch, "file").touch()
+        return bases.prepare(scratch)
 
 
 def _may(path: Path, uid: int, gid: int, bits: int) -> bool:

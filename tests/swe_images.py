@@ -16,7 +16,9 @@ from milepost.envs.swe.testing import PYTHON
 from milepost.sandbox import skeleton
 from milepost.sandbox.docker import engine
 
-PROGRAMS = ("bash", "cp", "env", "true", "sh")
+PROGRAMS = ("bash", "cat", "cp", "env", "true", "sh")
+EDITABLE = b"/testbed/src\n"
+"""What an installation for development leaves: where its sources are."""
 
 
 @contextmanager
@@ -45,4 +47,7 @@ def _files(repository: Path | None) -> bytes:
         tar.add(test_tools.tools(), "usr/lib/python3/dist-packages")
         if repository:
             tar.add(repository, "testbed")
+            link = tarfile.TarInfo("usr/lib/python3/dist-packages/__editable__.pth")
+            link.size = len(EDITABLE)
+            tar.addfile(link, io.BytesIO(EDITABLE))
     return data.getvalue()

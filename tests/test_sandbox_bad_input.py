@@ -267,6 +267,8 @@ def test_what_has_the_wrong_type_is_refused_by_every_method_and_ends_nothing(bac
             r"bubblewrap without: no 'pids' \(did you mean 'pid'\?\)",
         ),
         (lambda: LandlockHost(Settings(), without={"pid"}), r"landlock without: no 'pid'.*; there are: seccomp"),
+        (lambda: Settings(workspace="/x"), r"Settings.workspace: expected an absolute path in an image, got '/x'"),
+        (lambda: Settings(hidden=("/etc",)), r"Settings.hidden: expected paths below /usr, got '/etc'"),
         (lambda: Settings(base=Path("a\0b")), r"Settings.base: expected a text without NUL bytes, got 'a\\x00b'"),
         (lambda: Settings(mounts={"/a": Path("\0")}), r"Settings.mounts: expected a text without NUL"),
         (lambda: Settings(mounts={"a": Path("/etc")}), r"Settings.mounts: expected absolute paths .* got 'a'"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +20,9 @@ from sandboxes import need
 from swe_images import image_with
 from swe_packages import TINY, offer, real_tools
 
-from milepost.envs.swe import logs, tasks, test_tools
+from milepost.envs.swe import images, logs, tasks, test_tools
 from milepost.envs.swe.bench import load, read, write
+from milepost.envs.swe.env import SweEnv
 from milepost.envs.swe.grade import Grade, grade
 from milepost.envs.swe.instance import Instance
 from milepost.envs.swe.mutate import Edit
@@ -188,8 +191,31 @@ def test_a_test_command_of_one_s_own_is_run_and_its_log_read(
     assert (found.result, found.fail_to_pass, found.regressions) == ("patch", 0.0, ())
     killed = graded(problem, pool, {"pkg/m.py": Node(data=b"import os\nos.kill(os.getpid(), 9)\n")})
     assert (killed.result, killed.fail_to_pass) == ("patch", 0.0)
-    nothing = one(tmp_path, test_command="no_such_program {tests}").problem()
-    assert graded(nothing, pool).result == "patch"
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("no_such_program {tests}", "PASS_TO_PASS, got: .*no_such_program.*not found"),
+        ("python3 -m no_such_module {tests}", "PASS_TO_PASS, got: .*No module named no_such_module"),
+        ("echo PASSED tests/test_m.py::test_z", "PASS_TO_PASS, got: PASSED tests/test_m.py::test_z"),
+    ],
+)
+def test_a_command_that_does_not_run_the_tests_is_the_caller_s_mistake_and_no_failure_of_an_agent(
+    repository: Path, tmp_path: Path, given: list[SweTask], command: str, why: str
+) -> None:
+    one(tmp_path, test_command=command)
+    env = SweEnv(tasks=str(tmp_path / "set.jsonl"), backend="local")
+    with closing(env), pytest.raises(ValueError, match=rf"^a__b-1: test_command: .*{why}$"):
+        env.reset(options={"task": "a__b-1"})
+    one(tmp_path, test_command=command, PASS_TO_PASS=[])
+    env = SweEnv(tasks=str(tmp_path / "set.jsonl"), backend="local")
+    with closing(env):
+        if command.startswith("echo"):
+            env.reset(options={"task": "a__b-1"})
+        else:
+            with pytest.raises(ValueError, match=r"^a__b-1: test_command: expected the outcomes of a test, got"):
+                env.reset(options={"task": "a__b-1"})
 
 
 def test_logs_say_the_outcome_of_each_test() -> None:
@@ -298,12 +324,48 @@ def test_a_patch_that_does_not_apply_and_a_repository_that_is_not_there_are_one_
     assert "\n" not in str(raised.value)
 
 
+def test_a_repository_of_an_archive_has_its_hard_links_and_no_history(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("testbed/pkg/a.py"))
+        for name, kind, link in (
+            ("testbed/b.py", tarfile.LNKTYPE, "testbed/pkg/a.py"),
+            ("testbed/c.py", tarfile.SYMTYPE, "pkg/a.py"),
+            ("testbed/.git/HEAD", tarfile.REGTYPE, ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            tar.addfile(info)
+    data.seek(0)
+    images._unpack(data, tmp_path / "tree")
+    assert sorted(path.name for path in (tmp_path / "tree").iterdir()) == ["b.py", "c.py", "pkg"]
+    assert (tmp_path / "tree" / "b.py").samefile(tmp_path / "tree" / "pkg" / "a.py")
+
+
 @pytest.mark.docker
 def test_an_image_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     need("docker")
     published = r"docker: no image 'swebench/sweb.eval.x86_64.a_1776_b-1:latest' here: docker pull swebench/"
     with pytest.raises(ValueError, match=rf"^a__b-1: no folder /.*/set/a__b-1; {published}"):
         one(tmp_path).problem()
+
+
+@pytest.mark.slow
+@pytest.mark.docker
+def test_an_image_that_its_repository_is_installed_in_for_development_tests_what_was_changed(
+    tmp_path: Path, repository: Path
+) -> None:
+    need("docker")
+    real_tools()
+    (repository / "src").mkdir()
+    (repository / "pkg").rename(repository / "src" / "pkg")
+    with image_with(repository) as image:
+        shutil.rmtree(repository)
+        problem = one(tmp_path, image=image, patch=ROW["patch"].replace("pkg/m.py", "src/pkg/m.py")).problem()
+        with Pool(partial(make, "docker"), 1) as pool:
+            for value, result in ((2, "resolved"), (3, "patch")):
+                diff: dict[str, Node | None] = {"src/pkg/m.py": Node(data=f"x = {value}\n".encode())}
+                assert grade(problem, diff, pool.take).result == result
 
 
 @pytest.mark.slow
@@ -320,6 +382,8 @@ def test_an_instance_in_an_image_is_played_and_graded_in_it(tmp_path: Path, repo
             assert grade(problem, gold, pool.take).result == "resolved"
             wrong: dict[str, Node | None] = {"pkg/m.py": Node(data=b"x = 3\n")}
             assert grade(problem, wrong, pool.take).fail_to_pass == 0.0
+            with pool.take(problem.settings()) as sandbox:
+                assert sandbox.run("cat /testbed/pkg/m.py .git/HEAD /testbed/.git/HEAD").output.count("x = ") == 1
         with pytest.raises(ValueError, match="only docker has images"):
             make("bubblewrap", problem.settings())
         with pytest.raises(ValueError, match="has no folder /testbed"), image_with(None) as other:

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from swe_packages import TINY, offer, real_tools
 
-from milepost.envs.swe import canary, problem, test_tools
+from milepost.envs.swe import canary, places, problem, test_tools
 from milepost.envs.swe.canary import Canary
 from milepost.envs.swe.diffs import apply_text
 from milepost.envs.swe.grade import Grade, grade
 from milepost.envs.swe.mutate import Edit
 from milepost.envs.swe.tasks import SweTask, base
+from milepost.envs.swe.workspace import Workspace
 from milepost.sandbox.core import Limits, Node, Sandbox, SandboxError, Settings
 from milepost.sandbox.make import make
 from milepost.sandbox.pool import Pool
@@ -70,6 +71,29 @@ def test_half_a_fix_is_half_of_the_failing_tests_and_a_regression_is_named(task:
     assert found.run is not None
     assert found.run.complete
     assert "assert 1 == 6" in found.run.messages[P2P[0]]
+
+
+def test_an_equal_patch_is_graded_again_for_other_tests_and_after_its_time_was_over(task: SweTask) -> None:
+    def graded_once(one: problem.Problem, source: str) -> Grade:
+        sandbox = make("local", one.settings(allow=UNCONFINED))
+        sandbox.write("tiny.py", source)
+        try:
+            return judge.grade(one, Workspace(sandbox, one))
+        finally:
+            sandbox.close()
+
+    judge, given = places.Judge("local", UNCONFINED), problem.of_task(task)
+    other = replace(given, fail_to_pass=("test_tiny.py::test_other",))
+    found = graded_once(given, TINY)
+    assert found.result == "resolved"
+    assert graded_once(problem.of_task(task), TINY) is found
+    assert graded_once(other, TINY).result == "patch"
+    endless = replace(given, timeout_s=0.5)
+    first, second = (graded_once(endless, f"{TINY}\nimport time\ntime.sleep(60)\n") for _ in range(2))
+    assert first is not second
+    assert first.run is not None
+    assert first.run.timed_out
+    judge.close()
 
 
 def test_what_counts_for_nothing_is_an_empty_patch_and_no_test_is_run(task: SweTask) -> None:

@@ -94,6 +94,27 @@ def test_b(): assert False
     assert found.outcomes["test_it.py::test_b"] == "failed"
 
 
+def test_a_test_that_is_told_twice_has_not_passed(sandbox: GuestSandbox) -> None:
+    body = """
+import pytest
+from _pytest.reports import TestReport
+def told(request, outcome):
+    item = request.session.items[1]
+    item.ihook.pytest_runtest_logreport(report=TestReport(item.nodeid, item.location, {}, outcome, None, "call"))
+def test_a(request): told(request, OUTCOME)
+def test_b(): SECOND
+"""
+    for outcome, second, wanted in (
+        ("passed", "pass", "failed"),
+        ("passed", "pytest.skip()", "skipped"),
+        ("skipped", "pass", "skipped"),
+        ("passed", "assert False", "failed"),
+        ("failed", "pass", "failed"),
+    ):
+        found = run(sandbox, body.replace("OUTCOME", repr(outcome)).replace("SECOND", second))
+        assert dict(found.outcomes) == {"test_it.py::test_a": "passed", "test_it.py::test_b": wanted}
+
+
 def test_the_parent_cannot_be_opened_by_what_it_tests(sandbox: GuestSandbox) -> None:
     body = """
 import os, pytest

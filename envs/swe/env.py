@@ -151,7 +151,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         """Begin a task, or one that the seed draws.
 
         Raises:
-            ValueError: There is no such task, or its bug makes none here.
+            ValueError: There is no such task, its bug makes none here, or its test command does not run its tests.
         """
         super().reset(seed=seed)
         chosen = (options or {}).get("task")
@@ -161,6 +161,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
                 raise ValueError(f"SWE: there is no task of the split {self.split!r} to draw from")
             chosen = ids[int(self.np_random.integers(len(ids)))]
         problem = of_task(self._load(str(chosen)))
+        self._judge.check(problem)
         self._sandbox = self._at = self._grade = None
         self._lent.close()
         settings = problem.settings(replace(problem.limits, **self._limits), self._allow)

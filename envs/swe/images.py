@@ -53,7 +53,7 @@ def repository(image: str, folder: str) -> Path:
         raise ValueError(f"docker: no image {image!r} here: docker pull {image}, or name another") from None
     except docker.errors.NotFound:
         raise ValueError(f"docker: image {image!r} has no folder {folder}") from None
-    except (docker.errors.DockerException, OSError) as error:
+    except (docker.errors.DockerException, tarfile.TarError, KeyError, OSError) as error:
         raise MachineError(f"docker: image {image!r}: {str(error).splitlines()[0]}") from None
     return target
 
@@ -75,4 +75,6 @@ def _unpack(file: object, to: Path) -> None:
             parts = Path(member.name).parts[1:]
             if parts and not HISTORY & set(parts):
                 member.name = str(Path(*parts))
+                if member.islnk():  # by the name that its other name has in the archive
+                    member.linkname = str(Path(*Path(member.linkname).parts[1:]))
                 archive.extract(member, to, filter="tar", set_attrs=not member.issym())

@@ -102,6 +102,7 @@ class Instance:
             split=self.split,
             level=self.difficulty,
             image=image,
+            workspace=TESTBED if image else None,
             command=command,
             parser=self.log_parser,
             timeout_s=MAX_S if command else TIMEOUT_S,

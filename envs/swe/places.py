@@ -6,11 +6,10 @@ import importlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 
 from milepost.envs.names import did_you_mean
 from milepost.envs.swe.grade import Grade, grade
@@ -22,8 +21,11 @@ from milepost.sandbox.pool import Pool
 
 MAX_GRADES = 256
 _lock = threading.Lock()
-_grades: OrderedDict[tuple[str, Path, frozenset[tuple[str, bytes | None]]], Grade] = OrderedDict()
-"""Of patches that were graded lately: tests are deterministic, and attempts of a group often equal."""
+_grades: OrderedDict[Hashable, Grade] = OrderedDict()
+"""Of patches that were graded lately: tests are deterministic, and attempts of a group often equal. One whose time was
+over is not among them: that may be the machine's doing."""
+_checked: set[Hashable] = set()
+"""Problems whose own test command is known to run their tests."""
 _pools: dict[tuple[int, str], tuple[Pool, list[int]]] = {}
 """By process and backend: the pool to grade in, and how many use it."""
 
@@ -67,19 +69,34 @@ class Judge:
         self._held = ExitStack()
         self._pool: Pool | None = None
 
+    def check(self, problem: Problem) -> None:
+        """Run a problem's own test command once a process where nothing was changed.
+
+        Raises:
+            ValueError: It does not run its tests here: whatever an agent did would be graded as a failure.
+            SandboxError: The sandbox broke.
+        """
+        key = self._backend, problem.judged
+        if problem.command is not None and key not in _checked:
+            with self._take(problem.settings()) as sandbox:
+                problem.check(sandbox)
+            _checked.add(key)
+
     def grade(self, problem: Problem, workspace: Workspace) -> Grade:
         """Return the grade of what is in a workspace.
 
         Raises:
             SandboxError: The sandbox broke; what the patch does is a grade.
         """
-        key = problem.id, problem.base, frozenset(workspace.patch.items())
-        known = _grades.get(key)
-        if known is None:
-            known = _grades[key] = grade(problem, workspace.diff, self._take)
+        key = self._backend, self._allow, problem.judged, frozenset(workspace.patch.items())
+        found = _grades.get(key)
+        if found is None:
+            found = grade(problem, workspace.diff, self._take)
+            if found.run is None or not found.run.timed_out:
+                _grades[key] = found
             while len(_grades) > MAX_GRADES:
                 _grades.popitem(last=False)
-        return known
+        return found
 
     def close(self) -> None:
         """Leave the pool."""

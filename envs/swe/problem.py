@@ -3,12 +3,13 @@ SWE-bench (``bench``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from milepost.envs.swe import logs, test_tools
+from milepost.envs.swe.originals import originals
 from milepost.envs.swe.packages import package
 from milepost.envs.swe.tasks import SweTask, base, gold, texts
 from milepost.envs.swe.testing import TOOLS, TestRun, run_tests
@@ -22,7 +23,7 @@ TIMEOUT_S = 90.0
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One bug to mend, and how it is seen that it is gone. Two with an equal ``id`` and ``base`` are the same."""
+    """One bug to mend, and how it is seen that it is gone."""
 
     id: str
     statement: str
@@ -44,6 +45,8 @@ class Problem:
     level: str = ""
     image: str | None = None
     """Docker's image to play and grade in."""
+    workspace: str | None = None
+    """Where the image has the repository, which the workspace is put over: what is installed from there is it."""
     command: str | None = None
     """A shell command that runs tests, with ``{tests}`` in it; None: pytest of the test tools, in a guarded run."""
     parser: str = "pytest"
@@ -55,11 +58,28 @@ class Problem:
     limits: Limits = field(default_factory=Limits)
     """Of the sandbox that it is graded in."""
 
+    @property
+    def judged(self) -> tuple[Hashable, ...]:
+        """What decides a grade beside the patch, and where it is graded."""
+        wanted = self.fail_to_pass, self.pass_to_pass, self.tests, frozenset(self.hidden.items())
+        return (
+            self.base,
+            *wanted,
+            self.image,
+            self.workspace,
+            self.command,
+            self.parser,
+            self.timeout_s,
+            self.cpu_s,
+            self.limits,
+        )
+
     def settings(self, limits: Limits | None = None, allow: frozenset[str] = frozenset()) -> Settings:
         """Return how a sandbox with its workspace begins."""
         mounts = {TOOLS: prepare(test_tools.tools())}
         env = {"PYTHONDONTWRITEBYTECODE": "1"}  # byte code would be a difference that says nothing
-        return Settings(self.base, mounts, env, limits or self.limits, allow, self.image)
+        limits = limits or self.limits
+        return Settings(self.base, mounts, originals(), env, limits, allow, self.image, self.workspace)
 
     def run(
         self,
@@ -82,11 +102,29 @@ class Problem:
             return run_tests(sandbox, words, ids, timeout_s, cpu_s=cpu_s, memory=memory, guarded=guarded)
         return logs.run(sandbox, self.command, self.parser, words, ids, timeout_s)
 
+    def check(self, sandbox: Sandbox) -> None:
+        """Run its command where nothing was changed.
+
+        Raises:
+            ValueError: It does not tell of the tests that pass there, or of none at all: it is no command for them.
+        """
+        self._reveal(sandbox)
+        run = self.run(sandbox, None, self.timeout_s)
+        known = set(self.pass_to_pass) & run.outcomes.keys() if self.pass_to_pass else run.outcomes
+        if not known:
+            lines = [line for line in run.output.splitlines() if line.strip()] or ["nothing"]
+            what = "its PASS_TO_PASS" if self.pass_to_pass else "a test"
+            raise ValueError(f"{self.id}: test_command: expected the outcomes of {what}, got: {lines[-1][:200]}")
+
     def judge(self, sandbox: Sandbox) -> TestRun:
         """Put the hidden tests and run all that decide."""
-        sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in self.hidden.items()})
+        self._reveal(sandbox)
         wanted = [*self.fail_to_pass, *self.pass_to_pass]
         return self.run(sandbox, wanted, self.timeout_s, cpu_s=self.cpu_s, memory=MEMORY, guarded=True)
+
+    def _reveal(self, sandbox: Sandbox) -> None:
+        """Put the tests that were hidden until now."""
+        sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in self.hidden.items()})
 
 
 class Origin(Protocol):

@@ -1,7 +1,8 @@
 """Sees, INSIDE a sandbox, whether tested code changed what decides about tests: pytest, its plugins, Python's builtins.
 
 Its text is run in the process of the tests by ``test_runner``: it looks at everything before code of the package is
-imported, and again when pytest has ended. It compares identities of functions and of their code.
+imported, at a test right before it is called, and at everything again when pytest has ended. It compares identities of
+functions and of their code. It refuses what is known and is no wall: what runs in this process can change it as well.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
-DECISIVE = ("_pytest", "pluggy", "pytest", "unittest.case", "json", "hmac", "importlib._bootstrap")
-"""Modules with all below them, and the inside of their classes."""
+DECISIVE: tuple[str, ...] = ("_pytest", "pluggy", "pytest", "unittest.case", "json", "hmac", "importlib._bootstrap")
+DECISIVE += ("contextlib", "functools", "inspect", "types", "enum", "dataclasses", "collections", "operator", "weakref")
+DECISIVE += ("traceback", "warnings", "re", "pathlib", "io", "abc", "textwrap", "pprint", "difflib", "fnmatch", "ast")
+"""Modules with all below them, and the inside of their classes: those that decide, and what they rest on."""
 ALSO = ("builtins", "os", "posix", "_json", "_operator", "_hashlib", "_imp", "marshal", "gc", "_io", "linecache")
 """Modules without the inside of their classes."""
 INSIDE = ("__func__", "fget", "fset", "func", "__wrapped__")
@@ -36,19 +39,47 @@ class Guard:
         functions = {id(one): one for _, names, _ in spaces for value in names.values() for one in _functions(value)}
         self._functions = {key: (one, *_parts(one)) for key, one in functions.items()}
         self._cells = list(_cells(type(reporter)))
-        self._items: list[tuple[Any, type, Any, Any]] = []
+        self._items: dict[int, tuple[Any, type, Any, Any]] = {}
+        self._places: dict[int, tuple[Any, dict[str, Any]]] = {}
+        self._running, self._seen = "", set[str]()
         gc.freeze()  # what is frozen is not among gc.get_objects()
 
     def collected(self, items: Iterable[Any]) -> None:
-        """See the tests before the first of them runs."""
+        """See the tests, their modules and their classes before the first of them runs."""
+        known = {id(owner) for *_, owner, _, _ in self._spaces}
         for item in items:
             function = getattr(item, "function", None)
-            self._items.append((item, type(item), function, getattr(function, "__code__", None)))
+            self._items[id(item)] = item, type(item), function, getattr(function, "__code__", None)
+            for place in _places(item):
+                if id(place) not in known | self._places.keys():
+                    self._places[id(place)] = place, dict(vars(place))
+                    own = [one for value in vars(place).values() for one in self._of_tests(value)]
+                    self._functions |= {id(one): (one, *_parts(one)) for one in own}
 
-    def changed(self, config: Any) -> list[str]:
+    def called(self, item: Any) -> None:
+        """See a test immediately before it is called: what is called is the function that was collected."""
+        self._running = item.nodeid
+        self._seen.update(self._test(item))
+        function, instance = getattr(item, "obj", None), getattr(item, "instance", None)
+        if id(item) not in self._items or getattr(function, "__func__", function) is not self._items[id(item)][2]:
+            self._seen.add(f"the function of test {item.nodeid}")
+        if instance is not None:
+            hidden = [getattr(item.cls, name, None) for name in getattr(instance, "__dict__", ())]
+            if type(instance) is not item.cls or any(map(_functions, hidden)):
+                self._seen.add(f"the instance of test {item.nodeid}")
+
+    def passed(self, test: str) -> None:
+        """See that a test is told to have passed: the one that was called last, once."""
+        if test != self._running:
+            self._seen.add(f"a report of test {test}")
+        self._running = ""
+
+    def changed(self, reporter: Any) -> list[str]:
         """Return what is otherwise than it was, by name; and what should never be, by what it is."""
         found = ["the reporter" for cell, before in self._cells if cell.cell_contents is not before]
-        found += [*self._names(), *self._codes(), *self._hooks(config.pluginmanager), *self._tests()]
+        found += ["the reporter"] if reporter.guard is not self else []
+        found += [*self._names(), *self._codes(), *self._hooks(reporter.config.pluginmanager), *self._seen]
+        found += [why for item, *_ in self._items.values() for why in self._test(item)]
         if sys.gettrace() is not None or sys.getprofile() is not None:
             found.append("a trace of all calls")
         return sorted(set(found))
@@ -92,17 +123,37 @@ class Guard:
                 if id(function) not in self._functions and not original:
                     yield f"a plugin for {name}"
 
-    def _tests(self) -> Iterator[str]:
-        for item, kind, function, code in self._items:
-            module: Any = getattr(item, "module", None)
-            if id(module) not in self._imported or self._imported[id(module)] is not module:
-                yield f"the import of test {item.nodeid}"
-            elif module.__spec__.origin != str(item.path):
-                yield f"the file of test {item.nodeid}"
-            if type(item) is not kind or {"runtest", "setup", "teardown"} & vars(item).keys():
-                yield f"test {item.nodeid}"
-            if code is None or function.__code__ is not code or not code.co_filename.startswith(self._from):
-                yield f"the code of test {item.nodeid}"
+    def _test(self, item: Any) -> Iterator[str]:
+        """Yield what of a test, its module and its classes is otherwise than when it was collected."""
+        nothing: Any = (None,) * 4
+        _, kind, function, code = self._items.get(id(item), nothing)
+        module: Any = getattr(item, "module", None)
+        if id(module) not in self._imported or self._imported[id(module)] is not module:
+            yield f"the import of test {item.nodeid}"
+        elif module.__spec__.origin != str(item.path):
+            yield f"the file of test {item.nodeid}"
+        if type(item) is not kind or {"runtest", "setup", "teardown"} & vars(item).keys():
+            yield f"test {item.nodeid}"
+        if code is None or function.__code__ is not code or not code.co_filename.startswith(self._from):
+            yield f"the code of test {item.nodeid}"
+        for place in _places(item):
+            _, before = self._places.get(id(place), (None, vars(place)))
+            now = vars(place)
+            for name, value in before.items():
+                if now.get(name) is not value and self._of_tests(value):
+                    yield f"{place.__name__}.{name}"
+            for name in now.keys() - before.keys() if isinstance(place, type) else ():
+                if _acts(now[name]) and any(name in vars(base) for base in place.__mro__[1:]):
+                    yield f"{place.__name__}.{name}"
+
+    def _of_tests(self, value: Any) -> list[FunctionType]:
+        return [one for one in _functions(value) if one.__code__.co_filename.startswith(self._from)]
+
+
+def _places(item: Any) -> list[Any]:
+    """Return where a test's functions are: its module, and its class with those above it."""
+    module, kind = getattr(item, "module", None), getattr(item, "cls", None)
+    return [one for one in (module, *(kind.__mro__ if kind else ())) if one is not None and one is not object]
 
 
 def _watch_imports() -> dict[int, Any]:

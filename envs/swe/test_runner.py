@@ -199,7 +199,7 @@ def _child(config: dict[str, Any], tell: int, begin: int, keys: list[bytes]) -> 
         code = int(pytest.main([*options, *plugins, *config["tests"], *config["canary"]], plugins=[reporter]))
         sys.stdout.flush()
         sys.stderr.flush()
-        reporter.end(code, guard.changed(reporter.config) if guard else [])
+        reporter.end(code, guard.changed(reporter) if guard else [])
         code = 0
     except BaseException as error:
         os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "backslashreplace"))
@@ -249,10 +249,17 @@ def _reporter(ids: list[str] | None, canary: list[str], tell: int, key: bytes) -
         def pytest_report_teststatus(self, report: Any) -> Any:
             return ("", "", "") if report.nodeid in theirs else None
 
+        def pytest_runtest_call(self, item: Any) -> None:
+            # Called after all that wraps it, and before pytest's own, which calls the test.
+            if self.guard:
+                self.guard.called(item)
+
         @pytest.hookimpl(tryfirst=True)
         def pytest_runtest_logreport(self, report: Any) -> None:
             if report.passed and (report.when != "call" or type(report).__name__ == "SubtestReport"):
                 return  # the test's own call says it
+            if report.passed and self.guard:
+                self.guard.passed(report.nodeid)
             outcome = "skipped" if hasattr(report, "wasxfail") and report.skipped else report.outcome
             entry = {"id": report.nodeid, "when": report.when, "outcome": outcome}
             send(entry | ({"message": _message(report)} if report.failed else {}))

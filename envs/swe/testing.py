@@ -4,8 +4,8 @@ What is tested runs in the same process as pytest. It cannot write to the host, 
 a test out and have it count. In a guarded run, as grading is, it is also seen when it changes pytest, its plugins, the
 functions of tests, or builtins (``test_guard``), and when it makes tests pass that must fail (``canary``).
 
-What no run in one process can refuse: code that was written against this very runner, finds the guard in memory and
-changes it too; and code that answers tests rather than what they ask, with a value that says it equals everything.
+What runs in pytest's process can in principle always forge what pytest says: it can find the guard in memory too, take
+a change back before the guard looks, or answer tests rather than what they ask. What is refused is what is known.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from milepost.envs.swe.canary import Canary
 from milepost.sandbox.core import Result, Sandbox
@@ -160,7 +160,7 @@ def _read(result: Result, secret: str, ids: Sequence[str] | None, canary: Canary
 
 
 def _outcomes(reports: Sequence[Mapping[str, str]]) -> tuple[dict[str, Outcome], dict[str, str]]:
-    """Join what setup, call and teardown reported: a test passes where its call passed and nothing went wrong."""
+    """Join what setup, call and teardown reported: a test passes where its call passed once and nothing else did."""
     outcomes: dict[str, Outcome] = {}
     messages: dict[str, str] = {}
     for report in reports:
@@ -168,8 +168,10 @@ def _outcomes(reports: Sequence[Mapping[str, str]]) -> tuple[dict[str, Outcome],
         if outcome == "failed":
             outcomes[test] = "failed" if when == "call" else "error"
             messages.setdefault(test, _stable(report.get("message", "")))
-        elif outcome in get_args(Outcome) and (outcome == "skipped" or when == "call"):
-            outcomes.setdefault(test, "passed" if outcome == "passed" else "skipped")
+        elif outcome == "skipped" and outcomes.get(test, "passed") == "passed":
+            outcomes[test] = "skipped"
+        elif outcome == "passed" and when == "call":
+            outcomes[test] = "failed" if outcomes.get(test) == "passed" else outcomes.get(test, "passed")
     return outcomes, messages
 
 
