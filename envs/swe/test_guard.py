@@ -125,8 +125,8 @@ class Guard:
 
     def _test(self, item: Any) -> Iterator[str]:
         """Yield what of a test, its module and its classes is otherwise than when it was collected."""
-        nothing: Any = (None,) * 4
-        _, kind, function, code = self._items.get(id(item), nothing)
+        known: Any = self._items.get(id(item)) or (None, None, None, None)
+        _, kind, function, code = known
         module: Any = getattr(item, "module", None)
         if id(module) not in self._imported or self._imported[id(module)] is not module:
             yield f"the import of test {item.nodeid}"
