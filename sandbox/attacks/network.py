@@ -78,7 +78,8 @@ def _engine(paths: list[str]) -> str:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(2)
             try:
-                client.connect(path)
+                os.chdir(os.path.dirname(path))  # the whole path may be longer than an address
+                client.connect(os.path.basename(path))
             except OSError as error:
                 seen.append(error.strerror or "")
                 continue
