@@ -20,7 +20,7 @@ def left_out(attack: Attack, backend: str, shown: suite.Row) -> str:
     """Return what was left out where the attack succeeded; "none": nothing can be."""
     control = attack.control_on(backend)
     if not isinstance(control, Control):
-        return "hole" if attack.hole and backend == "landlock" else "none"
+        return "hole" if attack.hole_on(backend) else "none"
     if shown.refused:
         return "**refused**"
     told = shown.detail.partition("; without them: ")[0].partition("refused ")[2].partition(": ")[2]

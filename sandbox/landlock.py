@@ -49,7 +49,7 @@ def capabilities() -> dict[str, Any]:
     groups = limits.groups()
     ways |= {
         "memory": groups.text if groups else limits.PER_PROCESS,
-        "processes": "RLIMIT_NPROC of a user of its own" if _own_users() else None,
+        "processes": "RLIMIT_NPROC of a user of its own" if own_users() else None,
         "cpus": groups.text if groups and "cpu" in groups.folders else None,
         "files": "RLIMIT_NOFILE",
         "network": "seccomp",
@@ -84,7 +84,7 @@ class LandlockHost:
         self._how = limits.checked(self.backend, settings, ways, self._without)
         self._mounts = {at: str(reach.readable(path)) for at, path in settings.mounts.items()}
         self._base = str(bases.prepare(settings.base)) if settings.base else None
-        self._user = _User(own=_own_users() and "user" not in self._without)
+        self._user = _User(own=own_users() and "user" not in self._without)
         self._folder = leftovers.folder("landlock")
         self.workspace = str(self._folder / "workspace")
         self.isolation: Mapping[str, Any] = self._isolation()
@@ -212,7 +212,7 @@ class _User:
 
 
 @cache
-def _own_users() -> bool:
+def own_users() -> bool:
     """Whether root may become any user."""
     return os.geteuid() == 0 and all(
         folders._mapped(table, number) for table in ("uid_map", "gid_map") for number in (FIRST_UID, FIRST_UID + N_UIDS)

@@ -7,9 +7,10 @@ import errno
 import os
 import resource
 import signal
+from collections.abc import Callable
 from secrets import randbits, token_hex
 
-from milepost.sandbox.attacks.core import Attack, Control, Verdict, without
+from milepost.sandbox.attacks.core import COUNTED, Attack, Control, Hole, Verdict, without
 from milepost.sandbox.attacks.prelude import Refused, call, libc, named
 from milepost.sandbox.attacks.stage import Stage
 from milepost.sandbox.core import Session
@@ -45,16 +46,17 @@ def _kill(marker: str) -> str:
 
 
 def _limit(markers: dict[str, str]) -> str:
+    deeds: dict[str, Callable[[int], object]] = {
+        "number of files": lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64)),
+        "processors": lambda pid: os.sched_setaffinity(pid, {min(os.sched_getaffinity(0))}),
+        "scheduler": lambda pid: os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0)),
+        "priority": lambda pid: os.setpriority(os.PRIO_PROCESS, pid, 19),
+        "priority at disks": lambda pid: call("ioprio_set", 1, pid, 3 << 13),
+    }
     done, refusals = set(), set()
     for whose, marker in markers.items():
         for pid in named(marker):
-            for what, deed in {
-                "number of files": lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64)),
-                "processors": lambda pid: os.sched_setaffinity(pid, {min(os.sched_getaffinity(0))}),
-                "scheduler": lambda pid: os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0)),
-                "priority": lambda pid: os.setpriority(os.PRIO_PROCESS, pid, 19),
-                "priority at disks": lambda pid: call("ioprio_set", 1, pid, 3 << 13),
-            }.items():
+            for what, deed in deeds.items():
                 try:
                     deed(pid)
                     done.add(f"{what} of {whose}")
@@ -150,7 +152,7 @@ def _left(stage: Stage) -> Verdict:
 TOO_MANY = (
     "processes, and users that are known to nobody else, keep it out: without a user namespace there is no sandbox"
 )
-SHARED = "landlock has no namespace for System V shared memory; only its permissions count"
+SHARED = Hole("landlock has no namespace for System V shared memory; only its permissions count", COUNTED)
 ATTACKS = [
     Attack(
         "other-files",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from secrets import token_hex
 from typing import Any
 
-from milepost.sandbox.attacks.core import Attack, Control, Verdict, inside, without
+from milepost.sandbox.attacks.core import Attack, Control, Hole, Verdict, inside, without
 from milepost.sandbox.attacks.prelude import NEWNET, NEWUSER, Refused, call, first
 from milepost.sandbox.attacks.stage import Stage
 
@@ -142,6 +142,6 @@ ATTACKS = [
         "Talks to the Docker engine, or to a socket of the host that lies where its would.",
         _control_socket,
         Control(shows=("shown",)),
-        hole="landlock does not hold back connections to a socket file; only its own permissions do",
+        hole=Hole("landlock does not hold back connections to a socket file; only its own permissions do"),
     ),
 ]

@@ -13,9 +13,12 @@ from collections.abc import Callable
 from milepost.sandbox.attacks.core import (
     HELD,
     HOLD,
+    SHARED_USER,
+    UNCOUNTED,
     Attack,
     AttackError,
     Control,
+    Hole,
     Verdict,
     inside,
     read_verdict,
@@ -192,12 +195,18 @@ def _held(stage: Stage) -> bool:
     return stage.shell(f"flock -n {HELD} true").exit_code != 0
 
 
-FREE = "landlock has no file systems of its own whose size could be limited"
+FREE = Hole("landlock has no file systems of its own whose size could be limited")
+TOGETHER = Hole(
+    "the kernel counts an ordinary user's processes together, those outside the sandbox among them", SHARED_USER
+)
+SPREAD = Hole("each process is limited alone, and as many as may run take as much each", UNCOUNTED)
 NO_ROOM = without("disk", "memory")
 ATTACKS = [
-    Attack("fork-bomb", "Starts 200 processes.", inside(_forks, n=200), without("processes")),
+    Attack("fork-bomb", "Starts 200 processes.", inside(_forks, n=200), without("processes"), hole=TOGETHER),
     Attack("memory-bomb", "Takes 300 MB in one process.", _bombed(1, 300 << 20), without("memory")),
-    Attack("memory-bomb-spread", "Takes 300 MB in six processes.", _bombed(6, 50 << 20), without("memory")),
+    Attack(
+        "memory-bomb-spread", "Takes 300 MB in six processes.", _bombed(6, 50 << 20), without("memory"), hole=SPREAD
+    ),
     Attack("disk-fill", "Writes 300 MB wherever it may write.", _filled(10, 30 << 20), NO_ROOM, hole=FREE),
     Attack(
         "inode-fill",
