@@ -1,7 +1,8 @@
 """Sandboxes of the kernel's Landlock and seccomp alone, for where no namespaces can be had: weaker, and never chosen
 by itself.
 
-Commands see which other processes run, and that files exist, and may change times and modes of their user's own files.
+Commands see which other processes run, and that files exist, and may change times and modes of their user's own files:
+for an ordinary user these are all that it has, bases and other sandboxes among them.
 """
 
 from __future__ import annotations
@@ -170,6 +171,7 @@ class LandlockHost:
             "backend": self.backend,
             "version": f"Landlock {self._abi}",
             "filesystem": "the host's, read-only system files" if there["landlock"] else "the host's",
+            "modes": "of its own files" if self._user.own else "of all files of its user",
             "pid": "the host's processes are visible",
             "signals": "to its own processes" if signals else "to all processes of its user",
             "network": "no sockets but of the file system" if self._how["network"] else "the host's",
@@ -186,6 +188,7 @@ class _User:
 
     def __init__(self, own: bool) -> None:
         self._lock: int | None = None
+        self.own = own
         self.ids = folders.owner()
         for number in _numbers() if own else ():
             fd = os.open(folders.state("users") / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

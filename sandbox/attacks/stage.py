@@ -38,12 +38,12 @@ class Stage:
     def __enter__(self) -> Stage:
         self.folder.mkdir()
         self.folder.chmod(0o711)
-        for name, mode in (("shown", 0o755), ("open", 0o777), ("given", 0o777), ("base", 0o755)):
+        for name, mode in (("shown", 0o755), ("open", 0o777), ("given", 0o777), ("base", 0o777)):
             (self.folder / name).mkdir()
             (self.folder / name).chmod(mode)
         for name in ("shown/file", "given/file", "base/file"):
             (self.folder / name).write_text(self.secret)
-            (self.folder / name).chmod(0o666)
+            (self.folder / name).chmod(0o644 if name == "base/file" else 0o666)
         self.base = bases.prepare(self.folder / "base")
         return self
 
