@@ -19,7 +19,7 @@ from typing import Any
 
 from milepost.sandbox import bases, bwrap, folders, leftovers, limits, reach, runtime
 from milepost.sandbox.core import SandboxError, Settings
-from milepost.sandbox.hosts import GUEST, Link, PipeLink, said_of
+from milepost.sandbox.hosts import GUEST, Link, PipeLink, guards, said_of
 from milepost.sandbox.names import refuse_unknown
 
 PROTECTIONS = ("seccomp", "landlock", "fence", "signals", "network", "userns", "user", *limits.LEAST)
@@ -174,10 +174,13 @@ class LandlockHost:
             "modes": "of its own files" if self._user.own else "of all files of its user",
             "pid": "the host's processes are visible",
             "signals": "to its own processes" if signals else "to all processes of its user",
+            "fences": "around it, and each command" if there["fence"] else "around it",
             "network": "no sockets but of the file system" if self._how["network"] else "the host's",
             "seccomp": there["seccomp"],
             "capabilities": "none",
+            "user_namespaces": "refused" if there["userns"] else "allowed",
             "user": self._user.text,
+            **guards(self._without),
             "limits": self._how,
             "without": sorted(self._without),
         }

@@ -182,10 +182,7 @@ def _late(stage: Stage) -> Verdict:
 def _stray(stage: Stage) -> Verdict:
     stage.sandbox.write("stray", f"{HOLD}; trap '' TERM HUP; touch begun; sleep 60; true\n")
     command = "(setsid nohup bash stray > /dev/null 2>&1 < /dev/null &); until [ -e begun ]; do sleep 0.02; done"
-    if stage.lifted:
-        stage.sandbox.session("stray").run(f"cd {stage.sandbox.workspace}; {command}")
-    else:
-        stage.sandbox.run(command)
+    stage.sandbox.run(command)
     lives = _held(stage)
     return Verdict(not lives, f"what a command left {'lives on' if lives else 'ended with it'}")
 
@@ -224,5 +221,5 @@ ATTACKS = [
     ),
     Attack("output-flood", "Writes 50 MB of output.", _flooded, Control(lifted=True)),
     Attack("past-the-limit", "Works on after its time, deaf to signals.", _late, Control(lifted=True)),
-    Attack("leftover-process", "Leaves a process behind that left its group.", _stray, Control(lifted=True)),
+    Attack("leftover-process", "Leaves a process behind that left its group.", _stray, without("sweep")),
 ]
