@@ -56,6 +56,9 @@ def table() -> str:
     rows += [f"| attack | {' | '.join(f'{name} | left out' for name in BACKENDS)} |", f"| {' | '.join(['---'] * 7)} |"]
     for attack, *cells in zip(suite.ATTACKS, *columns, strict=True):
         rows.append(f"| {attack.name} | {' | '.join(f'{refused} | {without}' for refused, without in cells)} |")
+    holes = [(attack.name, attack.hole) for attack in suite.ATTACKS if attack.hole]
+    rows += ["", "Known holes (`hole` where root has them):", ""]
+    rows += [f"- {name} ({hole.where}): {hole.why}" for name, hole in holes]
     rows += ["", "Not shown (`none`), because:", ""]
     rows += [f"- {said} ({', '.join(where)})" if len(where) < 3 else f"- {said}" for said, where in reasons.items()]
     return "\n".join([*rows, ""])
