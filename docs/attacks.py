@@ -20,7 +20,7 @@ def left_out(attack: Attack, backend: str, shown: suite.Row) -> str:
     """Return what was left out where the attack succeeded; "none": nothing can be."""
     control = attack.control_on(backend)
     if not isinstance(control, Control):
-        return "hole" if attack.hole and backend == "landlock" else "none"
+        return "hole" if attack.hole_on(backend) else "none"
     if shown.refused:
         return "**refused**"
     told = shown.detail.partition("; without them: ")[0].partition("refused ")[2].partition(": ")[2]
@@ -56,6 +56,9 @@ def table() -> str:
     rows += [f"| attack | {' | '.join(f'{name} | left out' for name in BACKENDS)} |", f"| {' | '.join(['---'] * 7)} |"]
     for attack, *cells in zip(suite.ATTACKS, *columns, strict=True):
         rows.append(f"| {attack.name} | {' | '.join(f'{refused} | {without}' for refused, without in cells)} |")
+    holes = [(attack.name, attack.hole) for attack in suite.ATTACKS if attack.hole]
+    rows += ["", "Known holes (`hole` where root has them):", ""]
+    rows += [f"- {name} ({hole.where}): {hole.why}" for name, hole in holes]
     rows += ["", "Not shown (`none`), because:", ""]
     rows += [f"- {said} ({', '.join(where)})" if len(where) < 3 else f"- {said}" for said, where in reasons.items()]
     return "\n".join([*rows, ""])

@@ -89,8 +89,8 @@ def attack(argv: Sequence[str]) -> int:
             table.add_row(r.name, word, r.about, escape(r.detail))
         Console().print(table)
     wrong = [r.name for r in rows if r.refused is args.controls]
-    if not args.controls and backend == "landlock":
-        wrong = [name for name in wrong if not known[name].hole]
+    if not args.controls:
+        wrong = [name for name in wrong if not known[name].hole_on(backend)]
     return int(bool(wrong))
 
 

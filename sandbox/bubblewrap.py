@@ -14,7 +14,7 @@ from typing import Any
 
 from milepost.sandbox import bases, bwrap, folders, limits, reach, runtime
 from milepost.sandbox.core import SandboxError, Settings
-from milepost.sandbox.hosts import GUEST, Link, PipeLink, said_of
+from milepost.sandbox.hosts import GUEST, Link, PipeLink, guards, said_of
 from milepost.sandbox.names import refuse_unknown
 
 PROTECTIONS = (
@@ -185,11 +185,15 @@ class BubblewrapHost:
             "version": known["version"],
             "filesystem": f"{root}, workspace: {workspace}",
             "pid": "namespace of its own" if there["pid"] else "shared with its supervisor's",
+            "supervisor": "in a namespace of its own" if there["hostpid"] else "among the host's processes",
+            "ipc": "namespace of its own" if there["ipc"] else "the host's",
+            "devices": "its own" if there["devices"] else "the host's",
             "network": sockets[self.settings.limits.network] if there["network"] else "the host's",
             "seccomp": there["seccomp"],
             "capabilities": "none" if there["capabilities"] else ", ".join(bwrap.CAPABILITIES),
             "user_namespaces": "refused" if there["userns"] else "allowed",
             "user": f"uid {uid}" if uid == os.geteuid() else f"dropped to uid {uid}",
+            **guards(without),
             "limits": self._how,
             # Less than the limit where memory, which they take, has no room for it.
             "tmpfs_bytes": dict(self._room),

@@ -19,7 +19,7 @@ from typing import Any
 
 from milepost.sandbox import bases, bwrap, leftovers, reach, runtime, skeleton
 from milepost.sandbox.core import SandboxError, Settings
-from milepost.sandbox.hosts import GUEST, Link
+from milepost.sandbox.hosts import GUEST, Link, guards
 from milepost.sandbox.limits import LEAST, checked
 from milepost.sandbox.names import refuse_unknown
 
@@ -139,11 +139,10 @@ class DockerHost:
             "backend": "docker",
             "version": said["version"],
             "image": settings.image or "skeleton with the host's /usr",
-            "user": UID,
             "limits": how,
             "tmpfs_bytes": dict(self._room),
             "without": sorted(self._without),
-            **{name: name not in self._without for name in ("seccomp", "capabilities", "privileges", "readonly")},
+            **self._claims(),
         }
         self._container: Any = None
         self._link: DockerLink | None = None
@@ -204,6 +203,20 @@ class DockerHost:
     def place(self, mount: str) -> str:
         """Return where commands find a mount."""
         return bwrap.place(mount)
+
+    def _claims(self) -> dict[str, Any]:
+        """Return what records say of the protections that are no limits."""
+        there = {name: name not in self._without for name in PROTECTIONS}
+        spaces = {name: "its own" if there[name] else "the host's" for name in ("pid", "ipc", "network", "devices")}
+        return spaces | {
+            "user": UID if there["capabilities"] else 0,
+            "capabilities": "none" if there["capabilities"] else "the engine's, and SYS_ADMIN",
+            "privileges": "no new ones" if there["privileges"] else "those of the programs it starts",
+            "filesystem": "read-only but for memory" if there["readonly"] else "open to writing",
+            "systempaths": "closed" if there["systempaths"] else "open",
+            "seccomp": there["seccomp"],
+            **guards(self._without),
+        }
 
     def _arguments(self) -> dict[str, Any]:
         """Return what ``docker create`` is told."""

@@ -7,7 +7,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from milepost.sandbox.core import Settings
@@ -15,6 +15,15 @@ from milepost.sandbox.core import Settings
 GUEST = ("dumpable", "sweep", "paths")
 """Protections that are the guest's own, whatever its host: that commands cannot look into the server, that nothing
 outlives its command, that no path leads out of the workspace."""
+
+
+def guards(without: Collection[str]) -> dict[str, str]:
+    """Return what a record says of the guest's own protections."""
+    return {
+        "server": "open to commands" if "dumpable" in without else "closed to commands",
+        "leftovers": "live on after their command" if "sweep" in without else "killed with their command",
+        "paths": "may lead out of the workspace" if "paths" in without else "end in the workspace",
+    }
 
 
 class Link(Protocol):

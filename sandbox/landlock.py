@@ -1,7 +1,8 @@
 """Sandboxes of the kernel's Landlock and seccomp alone, for where no namespaces can be had: weaker, and never chosen
 by itself.
 
-Commands see which other processes run, and that files exist, and may change times and modes of their user's own files.
+Commands see which other processes run, and that files exist, and may change times and modes of their user's own files:
+for an ordinary user these are all that it has, bases and other sandboxes among them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from milepost.sandbox import bases, bwrap, folders, leftovers, limits, reach, runtime
 from milepost.sandbox.core import SandboxError, Settings
-from milepost.sandbox.hosts import GUEST, Link, PipeLink, said_of
+from milepost.sandbox.hosts import GUEST, Link, PipeLink, guards, said_of
 from milepost.sandbox.names import refuse_unknown
 
 PROTECTIONS = ("seccomp", "landlock", "fence", "signals", "network", "userns", "user", *limits.LEAST)
@@ -51,7 +52,7 @@ def _capabilities() -> dict[str, Any]:
     groups = limits.groups()
     ways = {
         "memory": groups.text if groups else limits.PER_PROCESS,
-        "processes": "RLIMIT_NPROC of a user of its own" if _own_users() else None,
+        "processes": "RLIMIT_NPROC of a user of its own" if own_users() else None,
         "cpus": groups.text if groups and "cpu" in groups.folders else None,
         "disk": None,
         "files": "RLIMIT_NOFILE",
@@ -87,7 +88,7 @@ class LandlockHost:
         self._how = limits.checked(self.backend, settings, ways, self._without)
         self._mounts = {at: str(reach.readable(path)) for at, path in settings.mounts.items()}
         self._base = str(bases.prepare(settings.base)) if settings.base else None
-        self._user = _User(own=_own_users() and "user" not in self._without)
+        self._user = _User(own=own_users() and "user" not in self._without)
         self._folder = leftovers.folder("landlock")
         self.workspace = str(self._folder / "workspace")
         self.isolation: Mapping[str, Any] = self._isolation()
@@ -173,12 +174,16 @@ class LandlockHost:
             "backend": self.backend,
             "version": f"Landlock {self._abi}",
             "filesystem": "the host's, read-only system files" if there["landlock"] else "the host's",
+            "modes": "of its own files" if self._user.own else "of all files of its user",
             "pid": "the host's processes are visible",
             "signals": "to its own processes" if signals else "to all processes of its user",
+            "fences": "around it, and each command" if there["fence"] else "around it",
             "network": "no sockets but of the file system" if self._how["network"] else "the host's",
             "seccomp": there["seccomp"],
             "capabilities": "none",
+            "user_namespaces": "refused" if there["userns"] else "allowed",
             "user": self._user.text,
+            **guards(self._without),
             "limits": self._how,
             "without": sorted(self._without),
         }
@@ -189,6 +194,7 @@ class _User:
 
     def __init__(self, own: bool) -> None:
         self._lock: int | None = None
+        self.own = own
         self.ids = folders.owner()
         for number in _numbers() if own else ():
             fd = os.open(folders.state("users") / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -215,7 +221,7 @@ class _User:
 
 
 @cache
-def _own_users() -> bool:
+def own_users() -> bool:
     """Whether root may become any user."""
     return os.geteuid() == 0 and all(
         folders._mapped(table, number) for table in ("uid_map", "gid_map") for number in (FIRST_UID, FIRST_UID + N_UIDS)

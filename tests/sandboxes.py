@@ -4,7 +4,10 @@ Where docker or bubblewrap is absent its tests are skipped with the reason; in C
 """
 
 import importlib
+import json
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from milepost.sandbox import bubblewrap, reach
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Settings
 from milepost.sandbox.make import BACKENDS, make
@@ -43,6 +47,30 @@ def open_one(backend: str, settings: Settings | None = None) -> Iterator[GuestSa
         yield sandbox
     finally:
         sandbox.close()
+
+
+def as_an_ordinary_user(code: str) -> Any:
+    """Run Python as a user of whom nothing else is here, and return what it printed, JSON; skip where that cannot be.
+
+    It has this machine's bubblewrap, and the source; nothing of its own.
+    """
+    root = Path(__file__).parents[1]
+    if os.geteuid():
+        pytest.skip("takes root")
+    if not reach.reachable(root / ".typing" / "milepost" / "sandbox" / "core.py"):
+        pytest.skip("the source cannot be reached by an ordinary user")
+    if subprocess.run(["/usr/bin/python3", "-V"], capture_output=True, text=True).stdout < "Python 3.11":
+        pytest.skip("the system's Python is too old")
+    program = bubblewrap.capabilities().get("executable")
+    code = f"from milepost.sandbox import bwrap\nbwrap.executable = lambda: {program!r}\n{code}"
+    user: dict[str, Any] = {"user": 65531, "group": 65531, "extra_groups": []}
+    with tempfile.TemporaryDirectory() as home:  # pytest's own folders are closed to others
+        os.chown(home, 65531, 65531)
+        env = {"PYTHONPATH": str(root / ".typing"), "XDG_STATE_HOME": home, "PATH": os.environ["PATH"]}
+        argv = ["/usr/bin/python3", "-B", "-c", code]
+        said = subprocess.run(argv, capture_output=True, text=True, env=env, cwd="/", **user)
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)
 
 
 def repository(folder: Path) -> Path:

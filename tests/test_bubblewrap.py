@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from milepost.sandbox import bases, bwrap, limits, reach
+from milepost.sandbox import bases, bwrap, limits
 from milepost.sandbox.bubblewrap import PATIENCE_S, BubblewrapHost, capabilities
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, SandboxError, Settings
+from tests.sandboxes import as_an_ordinary_user
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not capabilities()["available"], reason=f"bubblewrap: {capabilities()['why']}")
@@ -230,29 +229,14 @@ def test_a_sandbox_outlives_the_thread_that_made_it_and_not_the_process() -> Non
         os.rmdir(path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="is one already")
 def test_an_ordinary_user_has_every_default_limit() -> None:
-    if not reach.reachable(ROOT / ".typing" / "milepost" / "sandbox" / "core.py"):
-        pytest.skip("the source cannot be reached by an ordinary user")
-    version = subprocess.run(["/usr/bin/python3", "-V"], capture_output=True, text=True).stdout
-    if version < "Python 3.11":
-        pytest.skip("the system's Python is too old")
-    program = capabilities()["executable"]
     code = (
-        "import json; from milepost.sandbox import bwrap, bubblewrap as b; from milepost.sandbox.client import *\n"
-        f"bwrap.executable = lambda: {program!r}\n"
+        "import json; from milepost.sandbox import bubblewrap as b; from milepost.sandbox.client import *\n"
         "from milepost.sandbox.core import Limits, Settings\n"
         "s = GuestSandbox(b.BubblewrapHost(Settings(limits=Limits(memory=1 << 27, processes=50))))\n"
         f"print(json.dumps([s.isolation, s.run({python(MEMORY)!r}).output, s.run({python(FORK)!r}).exit_code]))"
     )
-    user: dict[str, Any] = {"user": 65531, "group": 65531, "extra_groups": []}
-    with tempfile.TemporaryDirectory() as home:  # pytest's own folders are closed to others
-        os.chown(home, 65531, 65531)
-        env = {"PYTHONPATH": str(ROOT / ".typing"), "XDG_STATE_HOME": home, "PATH": os.environ["PATH"]}
-        argv = ["/usr/bin/python3", "-B", "-c", code]
-        said = subprocess.run(argv, capture_output=True, text=True, env=env, cwd="/", **user)
-    assert said.returncode == 0, said.stderr
-    isolation, memory, forked = json.loads(said.stdout)
+    isolation, memory, forked = as_an_ordinary_user(code)
     assert isolation["limits"]["memory"] == "per process"
     assert isolation["user"] == "uid 65531"
     assert "MemoryError" in memory

@@ -46,6 +46,11 @@ def test_the_size_of_the_workspace_goes_unlimited_only_where_that_is_allowed() -
     [
         ("landlock", ["ls", "/"]),
         ("landlock", ["ls", "/etc"]),
+        ("seccomp", ["bash", "-c", "sleep 5 & prlimit --pid $! --nofile=50:50"]),
+        ("seccomp", ["bash", "-c", "sleep 5 & taskset -p 1 $!"]),
+        ("seccomp", ["bash", "-c", "sleep 5 & renice 19 -p $!"]),
+        ("seccomp", ["bash", "-c", "sleep 5 & ionice -c 3 -p $!"]),
+        ("seccomp", ["bash", "-c", "sleep 5 & chrt --batch -p 0 $!"]),
         ("signals", ["bash", "-c", "kill -0 $PPID"]),
         ("userns", ["unshare", "--user", "true"]),
         ("network", SOCKET),
@@ -59,6 +64,11 @@ def test_a_protection_refuses_what_is_possible_without_it(name: str, attempt: li
     with sandbox(name, limits=Limits(files=64)) as without:
         assert without.run(attempt).exit_code == 0
         assert without.isolation != intact.isolation
+
+
+def test_a_command_may_lower_its_own_limits_and_priority(intact: GuestSandbox) -> None:
+    for own in ("prlimit --nofile=50:50", "taskset 1", "nice -n 19", "ionice -c 3", "chrt --batch 0"):
+        assert intact.run(f"{own} echo lowered").output == "lowered\n"
 
 
 def test_the_hosts_files_are_neither_read_nor_written(intact: GuestSandbox) -> None:

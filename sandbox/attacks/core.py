@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from milepost.sandbox import landlock, limits
 from milepost.sandbox.attacks import prelude
 from milepost.sandbox.core import Result
 
@@ -19,6 +21,14 @@ REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EROFS)
 """With which errors any system call may be refused; attacks name others that are refusals of theirs."""
 FILES = "filesystem"
 """The protection that a sandbox sees none of the host's files but what it is given."""
+
+LANDLOCK, COUNTED, SHARED_USER, UNCOUNTED = (
+    "landlock",
+    "landlock, where a control group counts memory",
+    "landlock, as an ordinary user",
+    "bubblewrap and landlock, where no control group counts memory",
+)
+"""Where holes are."""
 
 HELD = "held"
 HOLD = f"exec 9> {HELD}; flock 9"
@@ -62,6 +72,25 @@ class Control:
 
 
 @dataclass(frozen=True)
+class Hole:
+    """What is known not to refuse an attack."""
+
+    why: str
+    where: str = LANDLOCK
+
+    def there(self, backend: str) -> bool:
+        """Whether a backend has it, here and for this user."""
+        known = importlib.import_module(f"milepost.sandbox.{backend}").capabilities()
+        counted = known.get("limits", {}).get("memory") != limits.PER_PROCESS
+        return {
+            LANDLOCK: backend == "landlock",
+            COUNTED: backend == "landlock" and counted,
+            SHARED_USER: backend == "landlock" and not landlock.own_users(),
+            UNCOUNTED: not counted,
+        }[self.where]
+
+
+@dataclass(frozen=True)
 class Attack:
     """Something that code in a sandbox may try, and must not reach."""
 
@@ -74,14 +103,17 @@ class Attack:
     """The same on docker, where it differs."""
     landlock: Control | str | None = None
     """The same on landlock, where it differs."""
-    hole: str = ""
-    """Why landlock does not refuse it; empty where it does."""
+    hole: Hole | None = None
 
     def control_on(self, backend: str) -> Control | str:
         """Return the control on a backend, or why there is none."""
-        if backend == "landlock" and self.hole:
-            return f"a known hole: {self.hole}"
+        if hole := self.hole_on(backend):
+            return f"a known hole: {hole}"
         return {"docker": self.docker, "landlock": self.landlock}.get(backend) or self.control
+
+    def hole_on(self, backend: str) -> str:
+        """Return why a backend does not refuse it here; empty where it does."""
+        return self.hole.why if self.hole and self.hole.there(backend) else ""
 
 
 def without(*names: str, shows: str = "") -> Control:

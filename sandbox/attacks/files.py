@@ -9,9 +9,10 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from secrets import token_hex
 
-from milepost.sandbox.attacks.core import Attack, AttackError, Control, Verdict, inside, without
+from milepost.sandbox.attacks.core import SHARED_USER, Attack, AttackError, Control, Hole, Verdict, inside, without
 from milepost.sandbox.attacks.prelude import Refused, call
 from milepost.sandbox.attacks.stage import GIVEN, Stage
 from milepost.sandbox.core import Node, SandboxError
@@ -76,7 +77,7 @@ def _corrupt(bases: list[str]) -> str:
 
     # What the workspace shows of the base may change; the base must not.
     write("file")
-    os.chmod(".", 0o777)
+    os.chmod(".", 0o700)
     for base in bases:
         attempt("written", lambda base=base: write(f"{base}/file"))  # type: ignore[misc]
         attempt("added to", lambda base=base: open(f"{base}/planted", "w").close())  # type: ignore[misc]
@@ -84,6 +85,19 @@ def _corrupt(bases: list[str]) -> str:
         attempt("linked", lambda base=base: os.link(f"{base}/file", "linked"))  # type: ignore[misc]
     if done:
         return f"the base was {', '.join(done)}"
+    raise Refused(", ".join(sorted(refusals)))
+
+
+def _change_modes(paths: list[str]) -> str:
+    done, refusals = [], set()
+    for path in paths:
+        try:
+            os.chmod(path, 0o700)
+            done.append(path)
+        except OSError as error:
+            refusals.add(error.strerror or "")
+    if done:
+        return f"changed the modes of {', '.join(done)}"
     raise Refused(", ".join(sorted(refusals)))
 
 
@@ -160,6 +174,18 @@ def _base_corrupt(stage: Stage) -> Verdict:
     said = stage.inside(_corrupt, bases=["/base", str(stage.base)])
     changed = stage.base_now() != before
     return Verdict(not changed, "the base that all sandboxes share changed" if changed else said.detail)
+
+
+def _host_modes(stage: Stage) -> Verdict:
+    ours = [stage.folder / "shown" / "file", stage.folder / "given" / "file", stage.base / "file", stage.base]
+    if (other := Path(stage.neighbour().workspace)).exists():  # else it is one of its own
+        ours.append(other)
+    modes = {path: path.stat().st_mode for path in ours}
+    said = stage.inside(_change_modes, paths=[*map(str, ours), f"{stage.sandbox.place(GIVEN)}/file", "/base"])
+    changed = [path for path, mode in modes.items() if path.stat().st_mode != mode]
+    for path in changed:
+        path.chmod(modes[path])
+    return Verdict(not changed, f"of the host's files, {len(changed)} changed their modes" if changed else said.detail)
 
 
 def _hard_link(stage: Stage) -> Verdict:
@@ -286,6 +312,11 @@ def _awkward(command: str) -> Callable[[Stage], Verdict]:
 
 
 NO_ODD = "what it shows is that nothing hangs or dies: the control would be a hang"
+MODES = Hole(
+    "Landlock knows no right for it, and a filter of system calls no paths: modes and times of all that the user owns, "
+    "the base and other sandboxes among it, change, what is in files does not",
+    SHARED_USER,
+)
 OPEN, UNGUARDED = without("landlock"), without("paths")
 ATTACKS = [
     Attack(
@@ -309,7 +340,21 @@ ATTACKS = [
         landlock=OPEN,
     ),
     Attack(
-        "base-corrupt", "Changes the base that all sandboxes share.", _base_corrupt, without("readonly"), landlock=OPEN
+        "base-corrupt",
+        "Changes the base that all sandboxes share.",
+        _base_corrupt,
+        without("readonly"),
+        landlock=OPEN,
+        hole=MODES,
+    ),
+    Attack(
+        "host-modes",
+        "Changes modes of the host's files, of the base and of another sandbox's workspace.",
+        _host_modes,
+        without("readonly"),
+        docker=without("capabilities", "readonly"),
+        landlock=without("user"),
+        hole=MODES,
     ),
     Attack(
         "hard-link",

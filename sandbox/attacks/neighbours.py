@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from secrets import randbits, token_hex
 
-from milepost.sandbox.attacks.core import Attack, Control, Verdict, without
-from milepost.sandbox.attacks.prelude import Refused, call, libc
+from milepost.sandbox.attacks.core import COUNTED, Attack, Control, Hole, Verdict, without
+from milepost.sandbox.attacks.prelude import Refused, call, libc, named
 from milepost.sandbox.attacks.stage import Stage
+from milepost.sandbox.core import Session
 
 
 def _search(paths: list[str], secret: str) -> str:
@@ -32,18 +35,37 @@ def _search(paths: list[str], secret: str) -> str:
 
 def _kill(marker: str) -> str:
     killed = 0
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in named(marker):
         try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                line = file.read()
-            if marker.encode() in line and int(pid) != os.getpid():
-                os.kill(int(pid), signal.SIGKILL)
-                killed += 1
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
         except OSError:
             continue
     if killed:
         return f"killed {killed} processes"
     raise Refused("no process of it can be killed")
+
+
+def _limit(markers: dict[str, str]) -> str:
+    deeds: dict[str, Callable[[int], object]] = {
+        "number of files": lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64)),
+        "processors": lambda pid: os.sched_setaffinity(pid, {min(os.sched_getaffinity(0))}),
+        "scheduler": lambda pid: os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0)),
+        "priority": lambda pid: os.setpriority(os.PRIO_PROCESS, pid, 19),
+        "priority at disks": lambda pid: call("ioprio_set", 1, pid, 3 << 13),
+    }
+    done, refusals = set(), set()
+    for whose, marker in markers.items():
+        for pid in named(marker):
+            for what, deed in deeds.items():
+                try:
+                    deed(pid)
+                    done.add(f"{what} of {whose}")
+                except OSError as error:
+                    refusals.add(error.strerror or "")
+    if done:
+        return f"changed {', '.join(sorted(done))}"
+    raise Refused(", ".join(sorted(refusals)) or "no process of them can be seen")
 
 
 def _keep(key: int, text: str) -> str:
@@ -80,13 +102,7 @@ def _remains(paths: list[str], marked: list[str], key: int, text: str) -> str:
         found.append("shared memory")
     except OSError:
         pass
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if text.encode() in file.read() and int(pid) != os.getpid():
-                    found.append(f"process {pid}")
-        except OSError:
-            continue
+    found += [f"process {pid}" for pid in named(text)]
     if found:
         return f"found {', '.join(found)}"
     raise Refused("nothing is left")
@@ -102,15 +118,26 @@ def _files(stage: Stage) -> Verdict:
     return stage.inside(_search, paths=places, secret=secret)
 
 
-def _processes(stage: Stage) -> Verdict:
+def _waiting(stage: Stage) -> tuple[Session, str]:
+    """Start a process in another sandbox; return the session that it is the last one of, and one of its arguments."""
     other, marker = stage.neighbour(), token_hex(8)
     session = other.session("other")
     waits = f"bash -c 'touch begun; sleep 60; true' {marker} > /dev/null 2>&1 &"
     session.run(f"cd {other.workspace}; {waits} until [ -e begun ]; do sleep 0.02; done")
+    return session, marker
+
+
+def _processes(stage: Stage) -> Verdict:
+    session, marker = _waiting(stage)
     said = stage.inside(_kill, marker=marker)
     if said.refused and session.run("kill -0 $!").exit_code:
         return Verdict(False, "a process of another sandbox died")
     return said
+
+
+def _limits(stage: Stage) -> Verdict:
+    with stage.process() as of_host:
+        return stage.inside(_limit, markers={"the host": of_host, "another sandbox": _waiting(stage)[1]})
 
 
 def _shared_memory(stage: Stage) -> Verdict:
@@ -138,7 +165,7 @@ def _left(stage: Stage) -> Verdict:
 TOO_MANY = (
     "processes, and users that are known to nobody else, keep it out: without a user namespace there is no sandbox"
 )
-SHARED = "landlock has no namespace for System V shared memory; only its permissions count"
+SHARED = Hole("landlock has no namespace for System V shared memory; only its permissions count", COUNTED)
 ATTACKS = [
     Attack(
         "other-files",
@@ -155,6 +182,14 @@ ATTACKS = [
         without("hostpid", "pid"),
         docker=without("pid"),
         landlock=without("signals", "user"),
+    ),
+    Attack(
+        "host-limits",
+        "Changes limits and priorities of processes of the host, and of another sandbox.",
+        _limits,
+        without("hostpid", "pid"),
+        docker=without("pid"),
+        landlock=without("seccomp", "user"),
     ),
     Attack(
         "other-memory",

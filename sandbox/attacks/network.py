@@ -10,7 +10,7 @@ from collections.abc import Callable
 from secrets import token_hex
 from typing import Any
 
-from milepost.sandbox.attacks.core import Attack, Control, Verdict, inside, without
+from milepost.sandbox.attacks.core import Attack, Control, Hole, Verdict, inside, without
 from milepost.sandbox.attacks.prelude import NEWNET, NEWUSER, Refused, call, first
 from milepost.sandbox.attacks.stage import Stage
 
@@ -78,7 +78,8 @@ def _engine(paths: list[str]) -> str:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(2)
             try:
-                client.connect(path)
+                os.chdir(os.path.dirname(path))  # the whole path may be longer than an address
+                client.connect(os.path.basename(path))
             except OSError as error:
                 seen.append(error.strerror or "")
                 continue
@@ -141,6 +142,6 @@ ATTACKS = [
         "Talks to the Docker engine, or to a socket of the host that lies where its would.",
         _control_socket,
         Control(shows=("shown",)),
-        hole="landlock does not hold back connections to a socket file; only its own permissions do",
+        hole=Hole("landlock does not hold back connections to a socket file; only its own permissions do"),
     ),
 ]

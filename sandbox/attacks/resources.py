@@ -13,9 +13,12 @@ from collections.abc import Callable
 from milepost.sandbox.attacks.core import (
     HELD,
     HOLD,
+    SHARED_USER,
+    UNCOUNTED,
     Attack,
     AttackError,
     Control,
+    Hole,
     Verdict,
     inside,
     read_verdict,
@@ -179,10 +182,7 @@ def _late(stage: Stage) -> Verdict:
 def _stray(stage: Stage) -> Verdict:
     stage.sandbox.write("stray", f"{HOLD}; trap '' TERM HUP; touch begun; sleep 60; true\n")
     command = "(setsid nohup bash stray > /dev/null 2>&1 < /dev/null &); until [ -e begun ]; do sleep 0.02; done"
-    if stage.lifted:
-        stage.sandbox.session("stray").run(f"cd {stage.sandbox.workspace}; {command}")
-    else:
-        stage.sandbox.run(command)
+    stage.sandbox.run(command)
     lives = _held(stage)
     return Verdict(not lives, f"what a command left {'lives on' if lives else 'ended with it'}")
 
@@ -192,12 +192,18 @@ def _held(stage: Stage) -> bool:
     return stage.shell(f"flock -n {HELD} true").exit_code != 0
 
 
-FREE = "landlock has no file systems of its own whose size could be limited"
+FREE = Hole("landlock has no file systems of its own whose size could be limited")
+TOGETHER = Hole(
+    "the kernel counts an ordinary user's processes together, those outside the sandbox among them", SHARED_USER
+)
+SPREAD = Hole("each process is limited alone, and as many as may run take as much each", UNCOUNTED)
 NO_ROOM = without("disk", "memory")
 ATTACKS = [
-    Attack("fork-bomb", "Starts 200 processes.", inside(_forks, n=200), without("processes")),
+    Attack("fork-bomb", "Starts 200 processes.", inside(_forks, n=200), without("processes"), hole=TOGETHER),
     Attack("memory-bomb", "Takes 300 MB in one process.", _bombed(1, 300 << 20), without("memory")),
-    Attack("memory-bomb-spread", "Takes 300 MB in six processes.", _bombed(6, 50 << 20), without("memory")),
+    Attack(
+        "memory-bomb-spread", "Takes 300 MB in six processes.", _bombed(6, 50 << 20), without("memory"), hole=SPREAD
+    ),
     Attack("disk-fill", "Writes 300 MB wherever it may write.", _filled(10, 30 << 20), NO_ROOM, hole=FREE),
     Attack(
         "inode-fill",
@@ -215,5 +221,5 @@ ATTACKS = [
     ),
     Attack("output-flood", "Writes 50 MB of output.", _flooded, Control(lifted=True)),
     Attack("past-the-limit", "Works on after its time, deaf to signals.", _late, Control(lifted=True)),
-    Attack("leftover-process", "Leaves a process behind that left its group.", _stray, Control(lifted=True)),
+    Attack("leftover-process", "Leaves a process behind that left its group.", _stray, without("sweep")),
 ]

@@ -8,7 +8,7 @@ import signal
 import struct
 import time
 
-from milepost.sandbox.attacks.core import Attack, Verdict, inside, without
+from milepost.sandbox.attacks.core import Attack, Hole, Verdict, inside, without
 from milepost.sandbox.attacks.prelude import NEWNET, NEWNS, NEWUSER, Refused, call, capabilities, first
 from milepost.sandbox.attacks.stage import Stage
 
@@ -147,7 +147,7 @@ def _seen(stage: Stage) -> Verdict:
         return stage.inside(_see, marker=marker)
 
 
-NO_SCOPE = "a process of one's own user can be seen: landlock has no process namespace"
+NO_SCOPE = Hole("a process of one's own user can be seen: landlock has no process namespace")
 ATTACKS = [
     Attack(
         "setuid",

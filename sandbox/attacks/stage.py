@@ -38,12 +38,12 @@ class Stage:
     def __enter__(self) -> Stage:
         self.folder.mkdir()
         self.folder.chmod(0o711)
-        for name, mode in (("shown", 0o755), ("open", 0o777), ("given", 0o777), ("base", 0o755)):
+        for name, mode in (("shown", 0o755), ("open", 0o777), ("given", 0o777), ("base", 0o777)):
             (self.folder / name).mkdir()
             (self.folder / name).chmod(mode)
         for name in ("shown/file", "given/file", "base/file"):
             (self.folder / name).write_text(self.secret)
-            (self.folder / name).chmod(0o666)
+            (self.folder / name).chmod(0o644 if name == "base/file" else 0o666)
         self.base = bases.prepare(self.folder / "base")
         return self
 
@@ -134,12 +134,17 @@ class Stage:
     @contextmanager
     def listener(self, family: int, kind: int, *at: Any) -> Iterator[tuple[Any, Callable[[], str]]]:
         """Open a socket on the host; yield its address, and what says what came in at it ("": nothing)."""
-        with socket.socket(family, kind) as server:
-            server.bind(*at)
+        with socket.socket(family, kind) as server, ExitStack() as folder:
+            if family == socket.AF_UNIX and isinstance(at[0], str) and not at[0].startswith("\0"):
+                # The path itself may be longer than an address: an ordinary user's state folder lies deep.
+                fd = os.open(os.path.dirname(at[0]), os.O_PATH)
+                folder.callback(os.close, fd)
+                server.bind(f"/proc/self/fd/{fd}/{os.path.basename(at[0])}")
+                os.chmod(at[0], 0o777)
+            else:
+                server.bind(*at)
             if kind == socket.SOCK_STREAM:
                 server.listen(8)
-            if family == socket.AF_UNIX and isinstance(at[0], str) and not at[0].startswith("\0"):
-                os.chmod(at[0], 0o777)
             # What was sent over a loopback is there; a control waits for it all the same.
             patience_s = 20.0 if self.control.parts else 0.2
             server.settimeout(patience_s)

@@ -110,7 +110,7 @@ def filtered(
     *,
     machine: str,
     network: str = "none",
-    guard: int = 1,
+    guard: int | None = 1,
     shared_memory: bool = True,
     without: Collection[str] = (),
 ) -> bytes:
@@ -119,7 +119,8 @@ def filtered(
     Args:
         machine: As ``os.uname().machine``.
         network: ``none``: sockets of the file system only; ``loopback``: TCP and UDP too; ``any``: all.
-        guard: The process id of the server, whose limits and priority commands may not change.
+        guard: The process id of the server, whose limits and priority commands may not change; None: where there is
+            no namespace of processes, they may change only their own, for any number may be a stranger's.
         shared_memory: Whether memory that belongs to no process (memfd, System V) may be had.
         without: With ``userns`` in it, new namespaces are not refused.
     """
@@ -148,12 +149,12 @@ def filtered(
     for name in () if shared_memory else ("memfd_create", "shmget"):
         rule(name, [_op(_RETURN, _ERRNO | ENOSYS)])
     rule("personality", [_arg(0), *_only((0, 0xFFFFFFFF), EPERM)])
+    whom = _only((0,), EPERM) if guard is None else [_op(_JUMP_EQUAL, guard, 0, 1), _op(_RETURN, _ERRNO | EPERM)]
     for name in ("prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"):
-        rule(name, [_arg(0), _op(_JUMP_EQUAL, guard, 0, 1), _op(_RETURN, _ERRNO | EPERM)])
+        rule(name, [_arg(0), *whom])
     for name, one in (("setpriority", 0), ("ioprio_set", 1)):
-        # Of one process, or thread, that is not the server; never of all that a user has.
-        own = [_arg(0), *_only((one,), EPERM), _arg(1), _op(_JUMP_EQUAL, guard, 0, 1), _op(_RETURN, _ERRNO | EPERM)]
-        rule(name, own)
+        # Of one process, or thread; never of all that a user has.
+        rule(name, [_arg(0), *_only((one,), EPERM), _arg(1), *whom])
     if network != "any":
         families = (AF_UNIX,) if network == "none" else (AF_UNIX, AF_INET, AF_INET6)
         kind = [_arg(1), _op(_AND, 0xF), *_only((1, 2, 5), EPERM)]  # stream, datagram, packets in sequence: not raw
