@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 USAGE = """usage: milepost swe COMMAND ...
 
   build   --out FILE [flags]      put bugs into packages, run their tests, keep what makes a task
+  verify  [flags]                 play tasks by the oracle, and by one who does nothing
 """
 
 
@@ -147,7 +148,7 @@ def _verify(argv: Sequence[str]) -> int:
     with closing(SweEnv(**kwargs)) as env:
         ids = list(dict.fromkeys(one for split in args.split or SPLITS for one in env.tasks(split)))
     if not ids:
-        raise ValueError("there is no such task")
+        raise ValueError(f"{file or 'the default list'}: there is no such task")
     rows = verify(ids, jobs=args.jobs, out=args.out, **kwargs)
     bad = [row for row in rows if not row.ok]
     report = {

@@ -97,7 +97,7 @@ def build(
     """
     if n < len(chosen):
         raise ValueError(f"SWE build: expected at least one task for each of {len(chosen)} packages, got n={n}")
-    allow = places.allowed(backend, allow)
+    backend, allow = places.found(backend), places.allowed(backend, allow)
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
