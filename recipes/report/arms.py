@@ -18,8 +18,8 @@ from milepost.recipes.report.plot import figure, save
 
 Result = dict[str, Any]
 REWARDS = {
-    "paid": "paid by the method, outcome included",
-    "stepwise": "stepwise reward, before any gate",
+    "paid": "paid by the method, with the outcome",
+    "stepwise": "stepwise, before any gate",
     "outcome": "outcome",
 }
 RATES = ("completion", "modification", "resolution")
@@ -83,7 +83,8 @@ def draw(results: Sequence[Result], file: Path) -> Path:
             )
         _rates(axes[-1], runs, at, len(methods), colour)
     for ax, told in zip(axes, REWARDS.values(), strict=False):
-        ax.set_title(f"{told}, an episode", fontsize=9)
+        ax.set_title(told, fontsize=9)
+        ax.set_ylabel("an episode", fontsize=8)
         ax.set_xlabel(f"update (mean of {SMOOTH})", fontsize=8)
         ax.legend(frameon=False, fontsize=8)
     axes[-1].set_title("held-out bugs: before (light) and after", fontsize=9)
