@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from swe_envs import EASY, FIX, MIDDLE, TASK, begun, oracle, solve, tiny_tasks
 
 from milepost.envs.core import Action, Call, Episode
+from milepost.envs.swe.invoked import runs_tests
 from milepost.envs.swe.oracle import bash_moves, call, replacements, tool_moves
 
 
@@ -104,6 +105,56 @@ def test_a_shell_keeps_its_folder_and_variables_and_finds_the_tests(file: Path):
         env.step(bash("sed -i 's|[*] 2|// 2|' tiny.py"))
         *_, info = env.step(bash("submit"))
         assert info["result"] == "resolved"
+
+
+@pytest.mark.parametrize(
+    ("found", "scripts"),
+    [
+        (
+            "last",
+            ["pytest", "python3 -m pytest -q a.py | tail -5", "sed -i s/a/b/ x.py && X=1 python -B -m unittest -v"],
+        ),
+        ("last", ["cd t; timeout 20 /usr/bin/python3.11 -W ignore -m pytest > /tmp/out 2>&1 || true; echo $?  # all"]),
+        (
+            "last",
+            ["cat > x.py <<'END'\nx = 'it\\'s'\nEND\npython3 \\\n  -m pytest", "! python -m pytest; exit"],
+        ),
+        ("earlier", ["pytest; sed -i s/a/b/ x.py", "python -m pytest && cat x.py"]),
+        (
+            "",
+            [
+                "echo pytest",
+                "echo '\npytest\n'",
+                "ls # ; pytest",
+                "grep pytest x.py",
+                "cat <<END\npytest\nEND",
+                "ls pytest",
+            ],
+        ),
+        ("", ["pytest --version", "python3 -m pytest --collect-only -q", "pytest_of_mine", "python3 x.py -m pytest"]),
+    ],
+)
+def test_a_script_runs_tests_where_a_command_of_it_does(found: str, scripts: list[str]):
+    assert [runs_tests(script) for script in scripts] == [found] * len(scripts)
+
+
+def test_tests_before_an_edit_of_the_same_turn_are_not_tests_of_it(file: Path):
+    change, other = ("sed -i 's/low + high/low + high + 0/' tiny.py", "sed -i 's/ + 0//' tiny.py")
+    test = "python3 -m pytest -q --tb=no test_tiny.py | tail -1"
+    with begun(file, actions="bash") as env:
+        for script, told in (
+            (f"{change}; echo pytest", 0),
+            (test, 1),
+            (f"{test}; {other}", 0),
+            (f"{change}; {test}", 1),
+        ):
+            assert env.step(bash(script))[-1]["reward_components"]["tests"] == told
+    edit = call("edit", file="tiny.py", old="(low + high) * 2", new="0")
+    with begun(file) as env:
+        assert env.step(f"{call('run_tests')}\n{edit}")[-1]["reward_components"]["tests"] == 0
+        assert env.step(call("run_tests"))[-1]["reward_components"]["tests"] == 1
+    with begun(file) as env:
+        assert env.step(f"{edit}\n{call('run_tests')}")[-1]["reward_components"]["tests"] == 1
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from milepost.envs.core import Observation
 from milepost.envs.swe.answers import Room
 from milepost.envs.swe.instance import ACTIVATE
+from milepost.envs.swe.invoked import runs_tests
 from milepost.envs.swe.oracle import Wanted, bash_moves, block, call, tool_moves
 from milepost.envs.swe.problem import Problem
 from milepost.envs.swe.testing import TOOLS
@@ -41,7 +42,11 @@ submit
 _BLOCK = re.compile(r"```[ \t]*(?:bash|sh|shell)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _TIME = re.compile(r" in \d+\.\d+s\b")
 """What pytest and unittest end with."""
-_TESTS = re.compile(r"\b(?:pytest|unittest)\b")
+DONE: Mapping[str, Sequence[Literal["edit", "tests"]]] = {
+    "": ("edit",),
+    "earlier": ("tests", "edit"),
+    "last": ("edit", "tests"),
+}
 
 
 class Played(NamedTuple):
@@ -54,8 +59,8 @@ class Played(NamedTuple):
     """Whether all of it was carried out."""
     allowed: bool
     """Whether it asked for what there is."""
-    tested: bool
-    """Whether tests were run."""
+    done: Sequence[Literal["edit", "tests"]]
+    """Edits, and runs of tests, in order."""
     caption: str
 
 
@@ -78,7 +83,7 @@ class ToolActions:
 
     def play(self, move: str) -> Played:
         """Run the calls of a turn, in order; none after ``submit``."""
-        calls, n_runs = read_move(move).calls, self._bench.n_runs
+        calls, n_done = read_move(move).calls, len(self._bench.done)
         results = self._tools.run(move, over=lambda: self._over)
         made = [f"{result.name or 'something unreadable'}{'' if result.ok else ' (not done)'}" for result in results]
         return Played(
@@ -86,7 +91,7 @@ class ToolActions:
             parses=bool(calls) and not any(one.problem for one in calls),
             valid=results.ok,
             allowed=bool(calls) and all(one.name in NAMES for one in calls),
-            tested=self._bench.n_runs > n_runs,
+            done=self._bench.done[n_done:],
             caption=f"The agent called {', '.join(made)}." if calls else "The agent called no tool.",
         )
 
@@ -132,24 +137,23 @@ class BashActions:
         blocks = [text.strip() for text in _BLOCK.findall(move)]
         if len(blocks) != 1 or not blocks[0] or "\0" in move:
             text = f"Nothing was run. Expected one block of commands, got {len(blocks)}:\n{block('commands')}"
-            return Played(text, False, False, False, False, "The agent gave no block of commands.")
+            return Played(text, False, False, False, (), "The agent gave no block of commands.")
         command = blocks[0]
         if command == "submit":
-            return Played(self._submit(), True, True, True, False, "The agent submitted.")
+            return Played(self._submit(), True, True, True, (), "The agent submitted.")
         # A lone surrogate is no character of a command.
         command = command.encode("utf-8", "replace").decode()
         try:
             session, most = self._sandbox.session(), 8 * self._room.chars
             found = session.run(command, timeout_s=self._room.timeout_s, max_output=most)
         except ValueError as error:
-            return Played(f"Nothing was run: {error}.", True, False, True, False, "The agent's commands were not run.")
+            return Played(f"Nothing was run: {error}.", True, False, True, (), "The agent's commands were not run.")
         if found.ended:
             self._prepare()
         ok = found.exit_code is not None
-        tested = bool(_TESTS.search(command))
-        return Played(
-            self._told(found), True, ok, True, tested, f"The agent ran commands{'' if ok else ' (too long)'}."
-        )
+        # What else there is in a block may change files.
+        done = DONE[runs_tests(command)]
+        return Played(self._told(found), True, ok, True, done, f"The agent ran commands{'' if ok else ' (too long)'}.")
 
     def state(self) -> str:
         """Return nothing: what a shell knows is not seen."""

@@ -181,15 +181,17 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         played = self._form.play(action)
         if self._grade is None and workspace.look():
             self._plan = self._form.oracle(workspace.wanted())
-        self._untested |= workspace.patch != before
+        tested, changed = False, workspace.patch != before
+        for one in played.done:
+            tested |= one == "tests" and self._untested
+            self._untested = one == "edit" and (changed or self._untested)
         components = {
             "format": float(played.parses),
             "call": float(played.valid),
             "scaffold": float(played.allowed),
-            "tests": float(played.tested and self._untested),
+            "tests": float(tested),
             "patch": float(bool(workspace.patch) and not self._patched),
         }
-        self._untested &= not played.tested
         self._patched |= bool(workspace.patch)
         info: dict[str, Any] = {"valid": played.valid, "caption": played.caption, "reward_components": components}
         if self._grade is None:

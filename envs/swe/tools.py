@@ -36,12 +36,12 @@ class Workbench:
         self._problem: Problem
         self.view: tuple[str, int] | None = None
         """The file that is open, and its first line that is shown."""
-        self.n_runs = 0
-        """How often tests were run."""
+        self.done: list[Literal["edit", "tests"]] = []
+        """Edits, and runs of tests, in order."""
 
     def begin(self, sandbox: Sandbox, problem: Problem) -> None:
         """Work on a problem from now on."""
-        self._sandbox, self._problem, self.view, self.n_runs = sandbox, problem, None, 0
+        self._sandbox, self._problem, self.view, self.done = sandbox, problem, None, []
 
     def open(self, file: str, line: int = 1) -> str:
         """Show the lines of a file around one.
@@ -116,6 +116,7 @@ class Workbench:
         if file.endswith(".py") and (why := self.syntax_error(edited)):
             raise ToolError(f"Not edited: {file} would not be Python any more: {why}.")
         self._write(file, edited)
+        self.done.append("edit")
         line = text.count("\n", 0, at) + 1
         first, last = max(line - AROUND, 1), min(line + new.count("\n") + AROUND, len(_lines(edited)))
         return f"Edited. {self._window(file, first, max(last - first + 1, 1))}"
@@ -142,7 +143,7 @@ class Workbench:
             found = problem.run(self._sandbox, ids or None, self._room.timeout_s, tests=files, memory=MEMORY)
         except ValueError as error:
             raise ToolError(f"run_tests: {error}.") from None
-        self.n_runs += 1
+        self.done.append("tests")
         return self._room.cut(tested(found, self._room.timeout_s))
 
     def submit(self) -> str:
