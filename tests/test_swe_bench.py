@@ -175,11 +175,38 @@ def test_sources_of_a_repository_count_and_what_could_stand_for_its_tests_does_n
     repository: Path, tmp_path: Path
 ) -> None:
     text = Node(data=b"y = 1\n")
-    counted = ("pkg/m.py", "pkg/new.py", "pkg/__init__.py")
-    refused = ("pytest.py", "pytest/__init__.py", "run.cfg", "tests/test_m.py", "conftest.py", "setup.cfg", "pkg/x.txt")
+    counted = ("pkg/m.py", "pkg/new.py", "pkg/__init__.py", "pkg/new/__init__.py", "pkg/new/sub/n.py")
+    (repository / "src").mkdir()
+    (repository / "src" / "notes.txt").touch()
+    refused = (
+        "pytest.py",
+        "pytest/__init__.py",
+        "src/json.py",
+        "src/pytest/__init__.py",
+        "pkg/new/conftest.py",
+        "run.cfg",
+        "tests/test_m.py",
+        "conftest.py",
+        "setup.cfg",
+        "pkg/x.txt",
+    )
     found, ignored = changes(one(tmp_path), dict.fromkeys((*counted, *refused), text))
     assert sorted(found) == sorted(counted)
     assert sorted(ignored) == sorted(refused)
+
+
+def test_where_the_fix_changes_how_tests_are_run_its_configuration_is_put_when_it_is_graded(
+    repository: Path, tmp_path: Path, pool: Pool, given: list[SweTask]
+) -> None:
+    (repository / "pytest.ini").write_text("[pytest]\naddopts = --collect-only\n")
+    ini = "--- a/pytest.ini\n+++ b/pytest.ini\n@@ -1,2 +1 @@\n [pytest]\n-addopts = --collect-only\n"
+    more = {"patch": ROW["patch"] + ini, "test_command": f"PYTHONPATH=.:{{tools}} {logs.PYTEST}"}
+    problem = one(tmp_path, **more).problem()
+    assert graded(problem, pool).result == "resolved"
+    found = graded(problem, pool, {"pkg/m.py": Node(data=b"x = 2\n"), "pytest.ini": Node(data=b"[pytest]\n")})
+    assert (found.result, found.ignored) == ("resolved", {"pytest.ini": "configuration"})
+    found = graded(problem, pool, {"pytest.ini": Node(data=b"[pytest]\n")})
+    assert found.result == "empty_patch"
 
 
 def test_a_test_command_of_one_s_own_is_run_and_its_log_read(

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from milepost.envs.swe import logs
 from milepost.envs.swe.diffs import apply_text
 from milepost.envs.swe.images import repository, without_history
+from milepost.envs.swe.patch import CONFIGURATION
 from milepost.envs.swe.problem import TIMEOUT_S, Problem
 from milepost.sandbox.core import Limits
 
@@ -77,14 +78,17 @@ class Instance:
         clean, hidden = (self._applied(name, read) for name in ("patch", "test_patch"))
         ids = (*self.fail_to_pass, *self.pass_to_pass)
         files = {test.partition("::")[0] for test in ids if "::" in test} or {file for file in hidden if hidden[file]}
-        suffixes = {".py", *(PurePosixPath(file).suffix for file in clean)}
+        # What says how tests run is no more the agent's than they are: where the fix changes it, it is put as well.
+        hidden = {file: clean[file] for file in clean if CONFIGURATION.search(file)} | hidden
+        suffixes = {".py", *(PurePosixPath(file).suffix for file in clean.keys() - hidden.keys())}
 
         def counts(path: str) -> bool:
             place = PurePosixPath(path)
             if path in clean or path in hidden:
                 return path not in hidden
-            # A new file beside sources is one; a new one at the top could stand for what the tests import.
-            beside = len(place.parts) > 1 and any((base / place.parent).glob("*.py"))
+            # A new file beside or below sources is one; one at the top could stand for what the tests import.
+            above = next(folder for folder in place.parents if (base / folder).is_dir())
+            beside = above.name != "" and any((base / above).glob("*.py"))
             return place.suffix in suffixes and ((base / path).is_file() or beside)
 
         command = self.test_command or (ACTIVATE + logs.PYTEST if image else None)

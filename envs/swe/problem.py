@@ -40,7 +40,7 @@ class Problem:
     counts: Callable[[str], bool]
     """Whether a path is among the sources of which changes are graded; ``patch`` refuses more than this."""
     hidden: Mapping[str, bytes | None] = field(default_factory=dict)
-    """Tests as they are when it is graded, and not before; None is no file."""
+    """Tests, and what configures them, as they are when it is graded, and not before; None is no file."""
     split: str = ""
     level: str = ""
     image: str | None = None
