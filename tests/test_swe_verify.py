@@ -119,7 +119,7 @@ def test_a_sandbox_that_breaks_once_is_replaced(file: Path, said: Any, monkeypat
         (["verify", "--jobs", "0"], "--jobs: expected at least 1, got 0"),
         (["verify", "--tasks", "nowhere"], "SWE-bench tasks: no file nowhere"),
         (["verify", "--split", "tset"], "SWE split: expected one of train, valid, test, got 'tset'"),
-        (["verify", "--split", "test", "--packages", "inflection"], "there is no such task"),
+        (["verify", "--split", "test", "--packages", "inflection"], "the default list: there is no such task"),
     ],
 )
 def test_a_wrong_word_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
