@@ -29,15 +29,8 @@ ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"
 
 
 def capabilities() -> dict[str, Any]:
-    """Return whether bubblewrap works here, how each limit is enforced, and what its sandboxes are made of.
-
-    Where it worked it is not tried again; where it did not, what was in its way may be gone.
-    """
-    try:
-        return dict(_capabilities())
-    except (OSError, SandboxError, ValueError, subprocess.TimeoutExpired) as error:
-        ways = dict.fromkeys((*limits.LEAST, "network"))
-        return {"available": False, "why": str(error), "version": None, "limits": ways}
+    """Return whether bubblewrap works here, how each limit is enforced, and what its sandboxes are made of."""
+    return limits.probed(_capabilities)
 
 
 @cache
@@ -67,8 +60,7 @@ def _capabilities() -> dict[str, Any]:
         "files": "RLIMIT_NOFILE",
         "network": "network namespace and seccomp",
     }
-    found = {"available": True, "why": None, "version": version, "limits": ways}
-    return found | {"executable": program, "no_overlay": said["overlay"]}
+    return {"version": version, "limits": ways, "executable": program, "no_overlay": said["overlay"]}
 
 
 class BubblewrapHost:

@@ -34,12 +34,8 @@ FIRST_UID, N_UIDS = 200_000, 10_000
 
 
 def capabilities() -> dict[str, Any]:
-    """Return whether Landlock works here, and how each limit is enforced; where it worked it is not tried again."""
-    try:
-        return dict(_capabilities())
-    except (OSError, SandboxError, ValueError, subprocess.TimeoutExpired) as error:
-        ways = dict.fromkeys((*limits.LEAST, "network"))
-        return {"available": False, "why": str(error), "version": None, "limits": ways}
+    """Return whether Landlock works here, and how each limit is enforced."""
+    return limits.probed(_capabilities)
 
 
 @cache
@@ -58,7 +54,7 @@ def _capabilities() -> dict[str, Any]:
         "files": "RLIMIT_NOFILE",
         "network": "seccomp",
     }
-    return {"available": True, "why": None, "version": json.loads(asked.stdout)["abi"], "limits": ways}
+    return {"version": json.loads(asked.stdout)["abi"], "limits": ways}
 
 
 class LandlockHost:

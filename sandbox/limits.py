@@ -6,8 +6,9 @@ A control group is made below the caller's own, so that what limits the caller l
 from __future__ import annotations
 
 import os
+import subprocess
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from milepost.sandbox import leftovers
-from milepost.sandbox.core import Limits, Settings
+from milepost.sandbox.core import Limits, SandboxError, Settings
 
 PERIOD_US = 100_000
 PER_PROCESS = "per process"
@@ -29,6 +30,17 @@ LEAST = {"memory": 1 << 25, "processes": 1, "cpus": 0.01, "disk": 1 << 16, "file
 """Below these nothing would start."""
 
 _number = count()
+
+
+def probed(probe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a backend's probe found, or why it found nothing.
+
+    A probe remembers only what worked: what was in its way may be gone when it is asked again.
+    """
+    try:
+        return {"available": True, "why": None} | probe()
+    except (OSError, SandboxError, ValueError, subprocess.TimeoutExpired) as error:
+        return {"available": False, "why": str(error), "version": None, "limits": dict.fromkeys((*LEAST, "network"))}
 
 
 def checked(
