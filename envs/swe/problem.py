@@ -79,7 +79,8 @@ class Problem:
         mounts = {TOOLS: prepare(test_tools.tools())}
         env = {"PYTHONDONTWRITEBYTECODE": "1"}  # byte code would be a difference that says nothing
         limits = limits or self.limits
-        return Settings(self.base, mounts, originals(), env, limits, allow, self.image, self.workspace)
+        hidden = originals() if self.image is None else ()
+        return Settings(self.base, mounts, hidden, env, limits, allow, self.image, self.workspace)
 
     def run(
         self,
