@@ -102,19 +102,28 @@ def plan(asked: Sequence[Arm], runs: Path, kept: Path) -> list[Arm]:
 
 
 def refuse_others(kept: Path, settings: dict[str, Any]) -> None:
-    """Raise a ValueError where a kept result has other settings; one that a result does not name was the default."""
-    default = plain(RecipeArgs())
+    """Raise a ValueError where a kept result has other settings."""
     for file in sorted(kept.glob("*-s*.json")):
-        theirs = _shared(default | json.loads(file.read_text())["settings"])
-        if changed := differences(theirs, _shared(default | settings)):
-            told = "; ".join(f"{name} is {was!r} there, {now!r} here" for name, was, now in changed)
+        if told := changed(json.loads(file.read_text())["settings"], settings):
             raise ValueError(f"{file} has other settings: {told}; keep these results elsewhere, with --keep FOLDER")
+
+
+def changed(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Tell in which settings two arms differ that should share them; one that a run does not name was the default."""
+    default = plain(RecipeArgs())
+    found = differences(_shared(default | theirs), _shared(default | ours))
+    return "; ".join(f"{name} is {was!r} there, {now!r} here" for name, was, now in found)
 
 
 def run(arm: Arm, args: Args, flags: Sequence[str], first: Future[None] | None) -> None:
     """Run an arm to its end, from the warm-up of its seed, and keep its result."""
     assert args.runs is not None
     warm, out = args.runs / arm.first.name, args.runs / arm.name
+    if (out / "run.json").exists() and read_run(out).status == "finished":
+        if told := changed(read_run(out).settings, plain(tyro.cli(RecipeArgs, args=flags))):
+            raise ValueError(f"{out} was run with other settings: {told}; name another folder, with --runs FOLDER")
+        keep(arm, args)
+        return
     if first and not (warm / "warmup").exists():
         first.result()
     command = ["--method", arm.method, "--seed", str(arm.seed), "--step-weight", str(arm.weight), "--out", str(out)]

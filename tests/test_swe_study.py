@@ -17,6 +17,7 @@ from milepost.recipes.swe_gra import Args
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "swe_gra.py"
 SHORT = "--model tiny --packages voluptuous --n-train 1 --n-test 0 --n-probe 0 --games 1 --group 2 --updates 1"
+WARMUP = "--warmup-updates 1 --warmup-demos 1"
 
 
 def load() -> ModuleType:
@@ -87,7 +88,7 @@ def test_results_that_were_kept_before_they_told_what_was_paid_are_in_the_table(
 @pytest.mark.slow
 def test_one_method_alone_runs_from_a_warm_up_that_was_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     args = study.Args(runs=tmp_path / "runs", keep=tmp_path / "kept", methods=("dra",), seeds=(0,))
-    study.main(args, shlex.split(f"{SHORT} --warmup-updates 1 --warmup-demos 1"))
+    study.main(args, shlex.split(f"{SHORT} {WARMUP}"))
     assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == ["dra-s0.json", "gra-s0.json", "swe_gra.png"]
     told = capsys.readouterr().out
     assert "dra" in told
@@ -97,4 +98,12 @@ def test_one_method_alone_runs_from_a_warm_up_that_was_not_there(tmp_path: Path,
     assert "paid" in whole["updates"][0]
     study.write_json(file, whole | {"updates": []})
     study.main(args, shlex.split("--updates 7"))  # read anew from the finished run
+    assert json.loads(file.read_text()) == whole
+    for one in (tmp_path / "kept").glob("*.json"):
+        one.unlink()
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    args.runs = tmp_path / "moved"
+    with pytest.raises(ValueError, match=r"dra-s0 was run with other settings: updates is 1 there, 7 here; .*--runs"):
+        study.main(args, shlex.split(f"{SHORT.replace('--updates 1', '--updates 7')} {WARMUP}"))
+    study.main(args, shlex.split(f"{SHORT} {WARMUP}"))  # a finished run without a result is kept, not run again
     assert json.loads(file.read_text()) == whole
