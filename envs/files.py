@@ -156,6 +156,7 @@ class Lock:
     """The right to write, held until ``release`` or the death of the process, however it dies."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -231,11 +231,16 @@ class Run:
         self._lock = None
 
     def withdraw(self) -> None:
-        """Close; where nothing was recorded, forget that the run was begun, so that another may begin here."""
-        if self.rank == 0 and self._lock is not None and not (_appended(self.path) or self._checkpoints()):
-            (self.path / "run.json").unlink(missing_ok=True)
+        """Close; where nothing was recorded, forget that the run was begun, and leave no folder that has nothing."""
+        if self._lock is not None and not (_appended(self.path) or self._checkpoints()):
+            if self.rank == 0:
+                (self.path / "run.json").unlink(missing_ok=True)
+            self._lock.path.unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
+            for folder in (self.path / "episodes", self.path):
+                with suppress(OSError):  # it holds something else
+                    folder.rmdir()
         self.close()
 
     def __enter__(self) -> Self:

@@ -97,7 +97,7 @@ def test_what_text_games_lack_is_said_in_one_line_before_a_game_is_played(
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("milepost: ")
     assert re.search(REFUSED[name], line), line
-    assert not (tmp_path / "run" / "run.json").exists(), "nothing was played"
+    assert not (tmp_path / "run").exists(), "nothing was played"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_methods_options_are_checked_before_anything_is_played_and_then_hold(
     run = tmp_path / "run"
     assert train(run, "--credit", "dra", "--credit-option", "dra.profile=swee", env=LADDER) == 2
     assert "no profile 'swee' (did you mean 'swe'?)" in capsys.readouterr().err
-    assert not (run / "run.json").exists()
+    assert not run.exists()
     assert train(run, "--credit", "dra", "--credit-option", "dra.terms={}", "--updates", "1", env=LADDER) == 0
     (row,) = [row for row in updates(run) if "credit/dra/total" in row]
     assert row["credit/dra/total"] == row["outcome/mean"]

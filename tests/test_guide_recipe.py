@@ -163,7 +163,7 @@ def test_a_number_that_would_leave_nothing_to_do_is_refused(
 ):
     assert train(tmp_path / "run", flag, "0") == 2
     assert capsys.readouterr().err == f"milepost: {flag}: expected 1 or more, got 0\n"
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_may_span_two_epochs(tmp_path: Path):
