@@ -315,7 +315,7 @@ def test_a_broken_row_is_named_with_what_is_wrong(
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("set.jsonl", b'{"instance_id": 1\n', "line 1: Expecting"),
+        ("set.jsonl", b'{"instance_id": 1\n', "line 1: expected JSON: Expecting"),
         ("set.jsonl", b"[]", "line 1: expected an object, got list"),
         ("set.json", b"{", ": expected JSON: Expecting"),
         ("set.json", b"{}", ": expected a list of objects, got dict"),

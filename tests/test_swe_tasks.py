@@ -79,7 +79,7 @@ def test_tasks_come_back_from_a_file_as_they_were_written(task: SweTask, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("{", "Expecting property name"),
+        ("{", "expected JSON: Expecting property name"),
         ("[]", "expected an object, got list"),
         ({"statement": None}, "statement: expected str, got None"),
         ({"extra": 1}, "expected id, package, version, .*, got edits, extra, "),
@@ -102,7 +102,7 @@ def test_a_broken_line_is_named_with_what_is_wrong(
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^SWE tasks: no file "):
+    with pytest.raises(ValueError, match=r"^tasks: no file "):
         read(tmp_path / "none.jsonl")
 
 

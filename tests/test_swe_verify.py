@@ -117,7 +117,7 @@ def test_a_sandbox_that_breaks_once_is_replaced(file: Path, said: Any, monkeypat
     [
         (["verfy"], "no command 'swe verfy' (did you mean 'verify'?); there is build, verify"),
         (["verify", "--jobs", "0"], "--jobs: expected at least 1, got 0"),
-        (["verify", "--tasks", "nowhere"], "SWE-bench tasks: no file nowhere"),
+        (["verify", "--tasks", "nowhere"], "tasks: no file nowhere"),
         (["verify", "--split", "tset"], "SWE split: expected one of train, valid, test, got 'tset'"),
         (["verify", "--split", "test", "--packages", "inflection"], "the default list: there is no such task"),
     ],

@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def read(path: Path) -> list[SweTask] | list[Instance]:
 def load(path: Path) -> list[Instance]:
     """Read a file in the form of SWE-bench; see ``read``."""
     if not path.is_file():
-        raise ValueError(f"SWE-bench tasks: no file {path}")
+        raise ValueError(f"tasks: no file {path}")
     found: dict[str, Instance] = {}
     for where, row in _rows(path):
         try:
@@ -106,7 +107,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix == ".jsonl":
         for number, line in enumerate(path.read_bytes().splitlines(), 1):
             if line.strip():
-                yield f"line {number}", lambda line=line: json.loads(line)
+                yield f"line {number}", partial(tasks.parsed, line)
     elif path.suffix == ".json":
         try:
             rows = json.loads(path.read_bytes())

@@ -172,14 +172,26 @@ def read(path: Path) -> list[SweTask]:
         ValueError: The file is missing, or one of its lines is no task: it says which and why.
     """
     if not path.is_file():
-        raise ValueError(f"SWE tasks: no file {path}")
+        raise ValueError(f"tasks: no file {path}")
     found = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            found.append(from_row(json.loads(line)))
+            found.append(from_row(parsed(line)))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
     return found
+
+
+def parsed(line: bytes) -> Any:
+    """Return the JSON of a line.
+
+    Raises:
+        ValueError: It is none: it says where in the line.
+    """
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected JSON: {error.msg} at character {error.pos + 1}") from None
 
 
 def from_row(row: Any) -> SweTask:
