@@ -119,16 +119,15 @@ def list_(argv: Sequence[str]) -> int:
         print(json.dumps(found, indent=2, default=str))
     else:
         Console().print(_table(found))
+        for name in [name for name, said in found.items() if not said["available"]]:
+            print(f"{name} is not there: {found[name]['why']}")
     return 0
 
 
 def _table(found: dict[str, dict[str, Any]]) -> Table:
-    names = ("memory", "processes", "cpus", "disk", "files", "network")
-    table = Table("backend", "version", *names)
-    for backend, said in found.items():
-        if said["available"]:
-            limits = said["limits"]
-            table.add_row(backend, str(said.get("version") or ""), *(str(limits.get(name) or "-") for name in names))
-        else:
-            table.add_row(backend, f"[dim]not there: {said['why']}", *[""] * len(names))
+    there = [name for name, said in found.items() if said["available"]]
+    table = Table("enforced by", *there)
+    table.add_row("version", *(str(found[name].get("version") or "-") for name in there), end_section=True)
+    for limit in ("memory", "processes", "cpus", "disk", "files", "network"):
+        table.add_row(limit, *(str(found[name]["limits"].get(limit) or "-") for name in there))
     return table

@@ -58,6 +58,19 @@ def test_the_command_tells_of_each_attack_what_came_of_it(backend: str, capsys: 
     assert all(row["refused"] is True and row["detail"] for row in rows)
 
 
+def test_the_list_fits_a_terminal_and_says_in_a_line_why_a_backend_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["sandbox", "list"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("docker is not there: no engine answers: ")
+    assert "local" in table[1]
+    assert "docker" not in table[1]
+    assert len(table) < 20
+
+
 def test_leaving_out_what_refuses_an_attack_lets_it_through(capsys: pytest.CaptureFixture[str]) -> None:
     need("bubblewrap")
     chosen = ["fork-bomb", "disk-fill", "unshare", "ptrace", "tcp", "leftover-process"]
