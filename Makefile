@@ -38,7 +38,7 @@ train: .venv/.installed
 
 # Ten minutes of recipes/swe_gra.py: a short warm-up and a few updates, a table, a curve, every turn and what it earned.
 swe:
-	@$(MAKE) --no-print-directory train RECIPE=swe_gra FLAGS='--warmup-updates 18 --updates 4 --n-test 8 $(FLAGS)'
+	@$(MAKE) --no-print-directory train RECIPE=swe_gra FLAGS='--warmup-updates 14 --updates 4 --n-test 8 $(FLAGS)'
 
 test: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
