@@ -27,9 +27,6 @@ class Games:
     """The games of each split, as tasks of the driver."""
 
     def __init__(self, args: Args, kwargs: dict[str, Any]) -> None:
-        for name in ("n_train", "games", "group", "probe_every", "save_every"):
-            if getattr(args, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(args, name)}")
         self._args = args
         self._kwargs = kwargs | dict(read_option(text) for text in args.option)
         n_games = {"train": args.n_train, "valid": args.n_probe, "test": args.n_test}

@@ -28,6 +28,7 @@ from milepost.credit.core import Credit, restore
 from milepost.envs.core import Episode, Task
 from milepost.envs.files import clear_when_full
 from milepost.envs.runs import Run, read_run, write_json
+from milepost.recipes.bounds import check_numbers
 from milepost.recipes.estimate import paired
 from milepost.recipes.games import Games, env_kwargs
 from milepost.recipes.parts import check_credits, credit_options, credits_file, credits_of, read_states, states_of
@@ -97,6 +98,7 @@ class Guide:
         return {}
 
     def _prepare(self) -> None:
+        check_numbers(self.args)
         self.estimator, names = paired(self.args.estimator, self.args.credit)
         self.credit_settings = credit_options(self.args.credit_option, names, self.credit_options())
         check_credits(names, self.credit_settings)

@@ -97,6 +97,8 @@ def _build(argv: Sequence[str]) -> int:
             raise ValueError(f"--{name}: expected at least 1, got {getattr(args, name)}")
     if args.seed < 0:
         raise ValueError(f"--seed: expected at least 0, got {args.seed}")
+    if args.out.suffix != ".jsonl" or args.out.is_dir():
+        raise ValueError(f"--out {args.out}: expected a file that ends in .jsonl")
     from milepost.envs.swe.build import build
     from milepost.envs.swe.packages import packages
     from milepost.envs.swe.tasks import write

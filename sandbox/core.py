@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from os.path import normpath
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -89,6 +90,10 @@ class Settings(_Named):
     """Where the workspace is in an image, over what the image has there; None is the backend's own place."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.limits, Limits):
+            raise ValueError(f"Settings.limits: expected Limits, got {type(self.limits).__name__}")
+        if isinstance(self.allow, str):
+            raise ValueError(f"Settings.allow: expected a set of names, got the text {self.allow!r}")
         refuse_unknown("Settings.allow", self.allow, [each.name for each in fields(Limits)])
         places = [(str(place), str(path)) for place, path in self.mounts.items()]
         for what, texts in (
@@ -106,7 +111,7 @@ class Settings(_Named):
             raise ValueError("Settings.image: expected a name or None, got ''")
         if found := [name for name in self.env if "=" in name or not name]:
             raise ValueError(f"Settings.env: expected names without '=', got {found[0]!r}")
-        if found := [path for path in self.hidden if not path.startswith("/usr/")]:
+        if found := [path for path in self.hidden if not path.startswith("/usr/") or normpath(path) != path]:
             raise ValueError(f"Settings.hidden: expected paths below /usr, got {found[0]!r}")
         if found := [place for place, _ in places if not place.startswith("/")]:
             raise ValueError(f"Settings.mounts: expected absolute paths in the sandbox, got {found[0]!r}")

@@ -258,7 +258,7 @@ class DockerHost:
         if limits.memory is not None and "memory" not in without:
             arguments |= {"mem_limit": limits.memory, "memswap_limit": limits.memory}
         if limits.processes is not None and "processes" not in without:
-            arguments["pids_limit"] = limits.processes
+            arguments["pids_limit"] = limits.processes + 1  # the guest is one
         if limits.cpus is not None and "cpus" not in without:
             arguments["nano_cpus"] = int(limits.cpus * 1e9)
         return arguments

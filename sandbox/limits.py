@@ -63,9 +63,10 @@ def checked(
         if value is not None and name in LEAST and not value >= LEAST[name]:
             raise ValueError(f"limits: {name}: expected at least {LEAST[name]}, got {value}")
         if value is not None and ways[name] is None and name not in {*settings.allow, *without}:
+            none = "" if name == "network" else ", None asks for no limit"
             raise ValueError(
-                f"{backend} cannot enforce the limit {name}={value!r} here: Settings(allow={{{name!r}}}) lets it go "
-                f"unenforced, another backend may enforce it{'' if name == 'network' else ', None asks for no limit'}"
+                f"{backend} cannot enforce the limit {name}={value!r} here: allow={{{name!r}}} (--allow {name}) lets "
+                f"it go without, another backend may enforce it{none}"
             )
     return {name: None if value is None else ways[name] for name, value in asked.items()}
 

@@ -233,6 +233,25 @@ def test_rewards_and_observations_that_are_none_are_refused(
         assert "my/Broken-v0: step, turn 0: " + expected in line.replace("my_broken:", "")
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [
+        ("--noise", "2", "a share of 0..1, below 1, got 2.0"),
+        ("--gamma", "2", "a share of 0..1, got 2.0"),
+        ("--lr", "nan", "a positive number, got nan"),
+        ("--loss-constant", "0", "a positive number, got 0.0"),
+        ("--updates", "-1", "0 or more, got -1"),
+        ("--seed", "-1", "0 or more, got -1"),
+        ("--max-turns", "0", "1 or more, got 0"),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused_by_its_flag(
+    flag: str, value: str, expected: str, refused: Refused, tmp_path: Path
+):
+    assert f"milepost: {flag}: expected {expected}" in refused(*words(tmp_path / "run", flag, value))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_first_prompt_longer_than_the_context_is_refused(refused: Refused, tmp_path: Path):
     line = refused(*words(tmp_path / "run", "--max-context", "20"))
     assert "its first prompt has " in line

@@ -137,7 +137,7 @@ def test_a_limit_that_an_engine_does_not_enforce_is_refused_unless_it_is_named(m
     monkeypatch.setattr(docker, "capabilities", lambda: said)
     asked = Limits(cpus=1.0)
     with pytest.raises(
-        ValueError, match=r"docker cannot enforce the limit cpus=1\.0 here: Settings\(allow=\{'cpus'\}\)"
+        ValueError, match=r"docker cannot enforce the limit cpus=1\.0 here: allow=\{'cpus'\} \(--allow cpus\)"
     ):
         make("docker", Settings(limits=asked))
     with make("docker", Settings(limits=asked, allow=frozenset({"cpus"}))) as sandbox:
@@ -269,6 +269,9 @@ def test_what_has_the_wrong_type_is_refused_by_every_method_and_ends_nothing(bac
         (lambda: LandlockHost(Settings(), without={"pid"}), r"landlock without: no 'pid'.*; there are: seccomp"),
         (lambda: Settings(workspace="/x"), r"Settings.workspace: expected an absolute path in an image, got '/x'"),
         (lambda: Settings(hidden=("/etc",)), r"Settings.hidden: expected paths below /usr, got '/etc'"),
+        (lambda: Settings(hidden=("/usr/../etc",)), r"Settings.hidden: expected paths below /usr, got '/usr/../etc'"),
+        (lambda: Settings(limits={"memory": 1}), r"Settings.limits: expected Limits, got dict"),  # type: ignore[arg-type]
+        (lambda: Settings(allow="disk"), r"Settings.allow: expected a set of names, got the text 'disk'"),  # type: ignore[arg-type]
         (lambda: Settings(base=Path("a\0b")), r"Settings.base: expected a text without NUL bytes, got 'a\\x00b'"),
         (lambda: Settings(mounts={"/a": Path("\0")}), r"Settings.mounts: expected a text without NUL"),
         (lambda: Settings(mounts={"a": Path("/etc")}), r"Settings.mounts: expected absolute paths .* got 'a'"),

@@ -85,7 +85,7 @@ def test_a_bug_that_was_too_slow_for_a_build_is_tried_again_with_patience_where_
 
 
 def test_a_task_is_known_after_its_runs_and_not_run_again(tiny: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TaskId, "edits", lambda self: (edit("low > high", "low <= high"),))
+    monkeypatch.setattr(TaskId, "edits", lambda self: (edit("// 2", "* 2"),))
     monkeypatch.setattr(trials, "_why_not", lambda run, clean, max_cpu_s: None)
     found = task("tiny-1.0:tiny.py:easy:1", "local")
     monkeypatch.setattr(trials, "_sandbox", None)

@@ -71,8 +71,9 @@ def test_a_patch_that_does_not_fit_the_package_is_one_line(task: SweTask) -> Non
 
 def test_tasks_come_back_from_a_file_as_they_were_written(task: SweTask, tmp_path: Path) -> None:
     file = tmp_path / "new" / "tasks.jsonl"
-    write(file, [task, replace(task, statement="ä\n")])
-    assert read(file) == [task, replace(task, statement="ä\n")]
+    other = replace(task, id="tiny-1.0:tiny.py:hard:4", statement="ä\n")
+    write(file, [task, other])
+    assert read(file) == [task, other]
     assert [path.name for path in file.parent.iterdir()] == ["tasks.jsonl"]
 
 
@@ -88,6 +89,10 @@ def test_tasks_come_back_from_a_file_as_they_were_written(task: SweTask, tmp_pat
         ({"level": "easy"}, "expected the package, version and level of its id"),
         ({"id": "x"}, "expected an id like"),
         ({"seconds": "1"}, "seconds: expected number, got '1'"),
+        ({"edits": []}, "edits: expected at least one, got none"),
+        ({"fail_to_pass": []}, "fail_to_pass: expected at least one, got none"),
+        ({"split": "tset"}, "split: expected one of train, valid, test, got 'tset'"),
+        ({}, "id: tiny-1.0:tiny.py:hard:3 is there twice"),
     ],
 )
 def test_a_broken_line_is_named_with_what_is_wrong(
@@ -99,6 +104,12 @@ def test_a_broken_line_is_named_with_what_is_wrong(
     file.write_text(f"{good}\n{bad}\n")
     with pytest.raises(ValueError, match=rf"tasks.jsonl, line 2: .*{message}"):
         read(file)
+
+
+def test_a_file_without_tasks_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ValueError, match=r"empty.jsonl: expected tasks, one a line, got none$"):
+        read(tmp_path / "empty.jsonl")
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_an_edit_replaces_a_text_that_is_there_once_and_shows_the_place(bench: W
         ("nothing like it", "x", "the old text is not in tiny.py"),
         ("5|    result = start", "x", "the old text is not in tiny.py"),
         ("number", "x", "more than once"),
-        ("", "x = 1\n", "more than once"),
+        ("", "x = 1\n", "is there already; an empty old text makes a new file"),
         ("low > high", "low > high", "are the same"),
         ("return result", "return (result", "would not be Python any more: line 10: '(' was never closed"),
         ("    return result", "  return result", "would not be Python any more: line 10: unindent"),

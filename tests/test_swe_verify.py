@@ -63,7 +63,7 @@ def test_a_task_that_cannot_be_begun_is_named_with_the_reason(file: Path, said: 
     code, out, _ = said("--tasks", str(tmp_path / "wrong.jsonl"), "--json")
     (wrong,) = json.loads(out)["wrong"]
     assert (code, wrong["id"], wrong["oracle"]) == (1, TASK, "none")
-    assert "the patch does not apply: expected '//2', got '// 2'" in wrong["why"]
+    assert f"the patch does not apply: expected '//2' at byte {edit.begin}, got '// 2'" in wrong["why"]
 
 
 def test_a_run_that_was_stopped_goes_on_with_what_is_not_right_yet(
@@ -96,6 +96,39 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_not_right_yet(
     assert "results.jsonl, line 1: expected a result of milepost swe verify" in error
 
 
+def test_another_task_of_the_same_id_is_played(file: Path, said: Any, tmp_path: Path):
+    out, other = tmp_path / "results.jsonl", tmp_path / "other.jsonl"
+    assert said("--tasks", str(file), "--out", str(out))[0] == 0
+    write(other, [replace(EASY, fail_to_pass=WRONG.fail_to_pass), HARD])
+    code, told, _ = said("--tasks", str(other), "--out", str(out))
+    assert code == 1
+    assert f"WRONG  {TASK}: oracle patch" in told
+
+
+@pytest.mark.parametrize("text", ["my notes", '{"id": "mine"}\nmy notes', "a\nb"])
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(file: Path, said: Any, tmp_path: Path, text: str):
+    out = tmp_path / "notes.txt"
+    out.write_text(text)
+    code, _, error = said("--tasks", str(file), "--out", str(out))
+    assert (code, error.count("\n")) == (2, 1)
+    assert "notes.txt, line 1: expected a result of milepost swe verify" in error
+    assert out.read_text() == text
+    assert said("--tasks", str(file), "--out", str(tmp_path))[2] == (
+        f"milepost: {tmp_path}: expected a file for results, got a folder\n"
+    )
+
+
+def test_a_limit_that_cannot_be_enforced_is_refused_before_anything_is_played(
+    file: Path, capsys: pytest.CaptureFixture[str]
+):
+    need("landlock")
+    assert main(["swe", "verify", "--tasks", str(file), "--backend", "landlock"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert "landlock cannot enforce the limit disk=268435456 here: allow={'disk'} (--allow disk) lets it" in told.err
+
+
 def test_a_sandbox_that_breaks_once_is_replaced(file: Path, said: Any, monkeypatch: pytest.MonkeyPatch):
     real, n = verified._result, 0
 
@@ -116,6 +149,7 @@ def test_a_sandbox_that_breaks_once_is_replaced(file: Path, said: Any, monkeypat
     ("words", "message"),
     [
         (["verfy"], "no command 'swe verfy' (did you mean 'verify'?); there is build, verify"),
+        (["build", "--out", "tasks.parquet"], "--out tasks.parquet: expected a file that ends in .jsonl"),
         (["verify", "--jobs", "0"], "--jobs: expected at least 1, got 0"),
         (["verify", "--tasks", "nowhere"], "tasks: no file nowhere"),
         (["verify", "--split", "tset"], "SWE split: expected one of train, valid, test, got 'tset'"),

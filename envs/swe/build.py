@@ -21,7 +21,7 @@ from milepost.envs.swe.packages import Package
 from milepost.envs.swe.sources import source
 from milepost.envs.swe.tasks import LEVELS, SweTask, TaskId
 from milepost.envs.swe.trials import Rejected, clean_run, trial
-from milepost.sandbox.core import SandboxError
+from milepost.sandbox.core import Limits, SandboxError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,6 +98,7 @@ def build(
     if n < len(chosen):
         raise ValueError(f"SWE build: expected at least one task for each of {len(chosen)} packages, got n={n}")
     backend, allow = places.found(backend), places.allowed(backend, allow)
+    places.refuse_unenforced(backend, Limits(), allow)
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 

@@ -23,7 +23,7 @@ from milepost.envs.swe.packages import packages as known_packages
 from milepost.envs.swe.problem import Problem, of_task
 from milepost.envs.swe.tasks import LEVELS, SweTask, default_ids
 from milepost.envs.swe.workspace import Workspace
-from milepost.sandbox.core import Sandbox
+from milepost.sandbox.core import Limits, Sandbox
 
 LIMITS = ("memory", "disk", "processes")
 WORTH: Mapping[str, Mapping[str, float]] = {
@@ -110,6 +110,7 @@ class SweEnv(gym.Env[Observation, str], gym.utils.EzPickle):
         self.backend, self.split, self.outcome = places.found(backend), split, outcome
         self._allow = places.allowed(self.backend, given["allow"])
         self._limits = {name: given[name] for name in LIMITS if given[name] is not None}
+        places.refuse_unenforced(self.backend, replace(Limits(), **self._limits), self._allow)
         self._file = {one.id: one for one in bench.read(Path(tasks))} if tasks is not None else None
         self._level, self._packages = level, tuple(given["packages"])
         levels = LEVELS if self._file is None else sorted({one.level for one in self._file.values()})

@@ -16,6 +16,7 @@ from milepost.envs.swe.grade import Grade, grade
 from milepost.envs.swe.problem import Problem
 from milepost.envs.swe.workspace import Workspace
 from milepost.sandbox.core import Limits, Sandbox, Settings
+from milepost.sandbox.limits import checked
 from milepost.sandbox.make import make, resolve
 from milepost.sandbox.pool import Pool
 
@@ -54,6 +55,12 @@ def allowed(backend: str, allow: Iterable[str] = ()) -> frozenset[str]:
         if name not in names:
             raise ValueError(f"allow: no limit {name!r}{did_you_mean(name, names)}; there are: {', '.join(names)}")
     return frozenset(names if backend == "local" else allow)
+
+
+def refuse_unenforced(backend: str, limits: Limits, allow: frozenset[str]) -> None:
+    """Raise a ValueError where a backend cannot enforce a limit here that may not go unenforced."""
+    said = importlib.import_module(f"milepost.sandbox.{backend}").capabilities()
+    checked(backend, Settings(limits=limits, allow=allow), said["limits"])
 
 
 def agents(backend: str) -> Pool:

@@ -20,7 +20,7 @@ from typing import Any
 from milepost.envs.files import replacing
 from milepost.envs.swe.diffs import unified
 from milepost.envs.swe.mutate import N_SITES, Edit, apply, mutate
-from milepost.envs.swe.packages import Package, Split, package, packages
+from milepost.envs.swe.packages import SPLITS, Package, Split, package, packages
 from milepost.envs.swe.sources import source
 from milepost.sandbox.bases import prepare
 
@@ -173,13 +173,18 @@ def read(path: Path) -> list[SweTask]:
     """
     if not path.is_file():
         raise ValueError(f"tasks: no file {path}")
-    found = []
+    known: dict[str, SweTask] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            found.append(from_row(parsed(line)))
+            task = from_row(parsed(line))
+            if task.id in known:
+                raise ValueError(f"id: {task.id} is there twice")
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
-    return found
+        known[task.id] = task
+    if not known:
+        raise ValueError(f"{path}: expected tasks, one a line, got none")
+    return list(known.values())
 
 
 def parsed(line: bytes) -> Any:
@@ -208,6 +213,11 @@ def from_row(row: Any) -> SweTask:
     for tests in (row["fail_to_pass"], row["pass_to_pass"]):
         if not all(isinstance(test, str) for test in tests):
             raise ValueError("fail_to_pass and pass_to_pass: expected lists of test ids")
+    for name in ("edits", "fail_to_pass"):
+        if not row[name]:
+            raise ValueError(f"{name}: expected at least one, got none")
+    if row["split"] not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {row['split']!r}")
     for edit in row["edits"]:
         _check(edit, dict.fromkeys(Edit.__dataclass_fields__, str) | {"begin": int, "end": int})
     lists = {name: tuple(row[name]) for name in ("fail_to_pass", "pass_to_pass")}

@@ -108,7 +108,9 @@ class Workbench:
         at = text.find(old)
         if old and at < 0:
             raise ToolError(f"Not edited: the old text is not in {file}. Copy it as it stands there, indentation too.")
-        if (old or text) and text.rfind(old) != at:
+        if text and not old:
+            raise ToolError(f"Not edited: {file} is there already; an empty old text makes a new file.")
+        if old and text.rfind(old) != at:
             raise ToolError(f"Not edited: the old text is in {file} more than once. Copy more lines around it.")
         edited = text[:at] + new + text[at + len(old) :]
         if len(edited.encode()) > MAX_FILE:

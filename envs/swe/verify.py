@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from milepost.envs.files import append_line, cut_off
-from milepost.envs.swe import places
+from milepost.envs.swe import bench, places
 from milepost.envs.swe.build import twice
 from milepost.envs.swe.env import SweEnv
+
+_BEGIN = b'{"id": "'
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Verified:
     seconds: float
     why: str = ""
     """What went wrong, where something did."""
+    digest: str = ""
+    """Of the task's row where it is from a file: another row of that id is another task."""
 
     @property
     def ok(self) -> bool:
@@ -56,7 +61,9 @@ def verify(ids: Sequence[str], *, jobs: int = 2, out: Path | None = None, **kwar
     from rich.progress import MofNCompleteColumn, Progress
 
     backend = places.found(kwargs.get("backend", "auto"))
-    known = {row.id: row for row in (_read(out) if out else ()) if row.backend == backend and row.ok}
+    digests = _digests(kwargs.get("tasks"))
+    before = [row for row in (_read(out) if out else ()) if row.backend == backend and row.ok]
+    known = {row.id: row for row in before if row.digest == digests.get(row.id, "")}
     found, left, lock = dict(known), [one for one in ids if one not in known], threading.Lock()
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
@@ -70,7 +77,7 @@ def verify(ids: Sequence[str], *, jobs: int = 2, out: Path | None = None, **kwar
                         task = next(queue, None)
                     if task is None:
                         return
-                    row = twice(_verified, env, task)
+                    row = replace(twice(_verified, env, task), digest=digests.get(task, ""))
                     with lock:
                         found[task] = row
                         _append(out, row)
@@ -106,15 +113,31 @@ def _result(env: SweEnv, moves: Sequence[str]) -> str:
 
 
 def _read(path: Path) -> Iterator[Verified]:
-    """Yield what was found before; a last line that a killed process left unfinished is cut off."""
+    """Yield what was found before; a last line that a killed process left unfinished is cut off.
+
+    Raises:
+        ValueError: The file holds something else, and is left as it is.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file for results, got a folder")
     if not path.exists():
         return
-    cut_off(path)
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    *whole, rest = path.read_bytes().split(b"\n")
+    for number, line in enumerate(whole, 1):
         try:
             yield Verified(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: expected a result of milepost swe verify: {error}") from None
+    if not (rest.startswith(_BEGIN) or _BEGIN.startswith(rest)):
+        raise ValueError(f"{path}, line {len(whole) + 1}: expected a result of milepost swe verify, got {rest[:40]!r}")
+    cut_off(path)
+
+
+def _digests(file: str | None) -> dict[str, str]:
+    """Return what tells the rows of a file of tasks apart, by id."""
+    rows = bench.read(Path(file)) if file else ()
+    texts = {row.id: json.dumps(asdict(row), sort_keys=True, default=str) for row in rows}
+    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in texts.items()}
 
 
 def _append(path: Path | None, row: Verified) -> None:

@@ -140,9 +140,9 @@ def place(parent: int, name: bytes, data: bytes | bytearray | memoryview, mode: 
         finally:
             os.close(fd)
         os.rename(hidden, name, src_dir_fd=parent, dst_dir_fd=parent)
-    except OSError:
+    except OSError as error:  # it names the hidden file
         os.unlink(hidden, dir_fd=parent)
-        raise
+        raise OSError(error.errno, os.strerror(error.errno), decode(name)) from None
 
 
 def remove(parent: int, name: bytes) -> None:
