@@ -142,7 +142,7 @@ def place(parent: int, name: bytes, data: bytes | bytearray | memoryview, mode: 
         os.rename(hidden, name, src_dir_fd=parent, dst_dir_fd=parent)
     except OSError as error:  # it names the hidden file
         os.unlink(hidden, dir_fd=parent)
-        raise OSError(error.errno, os.strerror(error.errno), decode(name)) from None
+        raise OSError(error.errno, error.strerror, decode(name)) from None
 
 
 def remove(parent: int, name: bytes) -> None:
