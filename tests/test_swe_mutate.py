@@ -121,7 +121,7 @@ def test_operators_are_drawn_evenly_however_many_places_each_has() -> None:
 
 def test_an_edit_that_does_not_fit_the_file_says_what_it_found() -> None:
     edit = Edit("m.py", "flipped comparison", 0, 1, "<", ">=")
-    with pytest.raises(ValueError, match=r"^m.py: the patch does not apply: expected '<', got '\"'$"):
+    with pytest.raises(ValueError, match=r"^m.py: the patch does not apply: expected '<' at byte 0, got '\"'$"):
         apply(SOURCE, [edit])
 
 
