@@ -138,6 +138,12 @@ def test_a_script_runs_tests_where_a_command_of_it_does(found: str, scripts: lis
     assert [runs_tests(script) for script in scripts] == [found] * len(scripts)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("words", ["python3" + " -Wa" * 300, "timeout" + " -a timeout" * 300, "A=b " * 300])
+def test_a_script_of_many_words_is_read_at_once(words: str):
+    assert runs_tests(f"{words} x.py") == ""
+
+
 def test_tests_before_an_edit_of_the_same_turn_are_not_tests_of_it(file: Path):
     change, other = ("sed -i 's/low + high/low + high + 0/' tiny.py", "sed -i 's/ + 0//' tiny.py")
     test = "python3 -m pytest -q --tb=no test_tiny.py | tail -1"

@@ -10,9 +10,10 @@ _QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 _COMMENT = re.compile(r"(?<!\S)#.*")
 _BETWEEN = re.compile(r"\|\||(?<!>)&+(?!>)|[;\n()`]")
 """What is between pipelines."""
+# No word fits two branches: an agent that writes many would keep this process busy for days.
 _TESTS = re.compile(
-    r"(?:(?:\w+=\S*|then|do|else|if|!|\{|exec|env|time|nice|timeout(?:\s+-\S+)*\s+\S+)\s+)*"
-    r"(?:\S*/)?(?:pytest|py\.test|python[\d.]*(?:\s+-[WX]\s*\S+|\s+-\w+)*?\s+-m\s*(?:pytest|unittest))(?:\s|$)"
+    r"(?:(?:\w+=\S*|then|do|else|if|!|\{|exec|env|time|nice|timeout(?:\s+-\S+)*\s+[^\s-]\S*)\s+)*"
+    r"(?:\S*/)?(?:pytest|py\.test|python[\d.]*(?:\s+-[WX](?:\s+\S+|\S+)|\s+-(?![WXm])\w+)*\s+-m\s*(?:pytest|unittest))(?:\s|$)"
 )
 _NO_TESTS = re.compile(r"\s(?:-h|-V|--help|--version|--co|--collect-only)(?:\s|$)")
 _QUIET = {"true", ":", "echo", "exit", "cd", "fi", "done", "}"}
