@@ -328,3 +328,14 @@ def test_several_at_once_do_not_see_each_other(backend: str, base: Path) -> None
                 listed = threads.submit(two.run, "sleep 0.3; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
                 threads.submit(one.run, "sleep 0.54321")
                 assert "54321" not in listed.result().output
+
+
+def test_what_comes_and_goes_while_it_is_looked_at_hides_nothing_else(sandbox: GuestSandbox) -> None:
+    sandbox.write("kept", "1")
+    churn = (
+        "mkdir -p log; while :; do for n in 1 2 3 4 5 6; do echo x > log/$n; ln -s x log/l$n; done; rm -f log/*; done"
+    )
+    sandbox.session().run(f"({churn}) > /dev/null 2>&1 &")
+    for _ in range(150):
+        assert "kept" in sandbox.diff()
+        assert "kept" in sandbox.get_tree()

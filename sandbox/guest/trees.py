@@ -19,6 +19,7 @@ PIECE = 1 << 20
 ROW = 64
 weight = 4
 """How many times names count, as long as they may be in a header: the host reads one of a quarter of a tree's size."""
+GONE = (FileNotFoundError, NotADirectoryError)  # a process of a session may remove what is looked at
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
 
 
@@ -139,9 +140,14 @@ def diff(root: int, base: str | None, n: int) -> Answer:
     with Folder(base) as old:
         gone = dict(_nodes(old.fd))
         for name, entry in _nodes(root):
-            before = gone.pop(name, None)
-            if before is None or not _same(root, entry, old.fd, before, name):
-                n -= _take(root, name, entry, rows, targets, n)
+            try:
+                same = name in gone and _same(root, entry, old.fd, gone[name], name)
+            except GONE:
+                continue
+            cost = 0 if same else _take(root, name, entry, rows, targets, n)
+            if same or cost:
+                gone.pop(name, None)
+            n -= cost
         return {"rows": rows, "gone": list(map(paths.decode, gone))}, [_behind(root, rows, targets)]
 
 
@@ -312,16 +318,19 @@ def _link(root: int, path: bytes) -> bytes:
 
 
 def _take(root: int, path: bytes, entry: os.stat_result, rows: list[list[Any]], targets: list[bytes], n: int) -> int:
-    """Add a node to an answer, and what a link leads to; return its bytes."""
+    """Add a node to an answer, and what a link leads to; return its bytes: 0 where it is gone meanwhile."""
     kind, size = KINDS[stat.S_IFMT(entry.st_mode)], 0
-    if kind == "link":
-        targets.append(_link(root, path))
-        size = len(targets[-1])
-    elif kind == "file" and entry.st_size <= n:
-        fd = _open(root, path)
-        now = os.fstat(fd)
-        os.close(fd)
-        size = now.st_size if stat.S_ISREG(now.st_mode) else 0
+    try:
+        if kind == "link":
+            targets.append(_link(root, path))
+            size = len(targets[-1])
+        elif kind == "file" and entry.st_size <= n:
+            fd = _open(root, path)
+            now = os.fstat(fd)
+            os.close(fd)
+            size = now.st_size if stat.S_ISREG(now.st_mode) else 0
+    except GONE:
+        return 0
     cost = max(size, entry.st_size if kind == "file" else 0) + weight * (ROW + 6 * len(path))
     if cost > n:
         raise ValueError(f"{paths.decode(path)}: with it the tree is larger than a tree may be")
