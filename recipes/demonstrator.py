@@ -9,7 +9,7 @@ from typing import Any
 
 from milepost.agents.core import Request
 from milepost.envs.core import Action, Episode
-from milepost.envs.swe.diffs import files
+from milepost.envs.swe.diffs import NOWHERE, files
 from milepost.envs.swe.oracle import call
 from milepost.envs.tool_calls import read_move
 
@@ -49,17 +49,21 @@ class Demonstrator:
             return str(draw.choice(others))
         (edit,) = read_move(moves[0]).calls
         file, line = place(episode.info_before(0)["answer"])
-        if edit.name == "edit" and not any(_shows(m["content"], file, line) for m in request.messages):
+        if (
+            edit.name == "edit"
+            and edit.arguments["old"]
+            and not any(_shows(m["content"], file, line) for m in request.messages)
+        ):
             return call("open", file=file, line=line)
         return moves[0]
 
 
 def place(patch: str) -> tuple[str, int]:
     """Return the file of a unified diff, and the number of the first line that it takes away or puts another before."""
-    for file, _, hunks in files(patch):
+    for before, after, hunks in files(patch):
         for n_before, old, new in hunks:
             same = takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))
-            return file, n_before + 1 + len(list(same))
+            return after if before == NOWHERE else before, n_before + 1 + len(list(same))
     raise ValueError(f"a patch that changes no file: {patch!r:.80}")
 
 

@@ -263,6 +263,8 @@ PASSEDNOT a.py::test_q
         "a.py::test_x": "skipped",
         "a.py::test_p": "passed",
     }
+    long = "a::" * 100_000  # in time that grows with the line: its process writes what it likes
+    assert list(logs.pytest_log(f"FAILED {long} x\nERROR a::b[{'] ' * 100_000}")) == []
     log = """test_a (m.C) ... ok
 test_b (m.C)
 What it shows. ... FAIL

@@ -151,6 +151,7 @@ def test_the_teacher_remembers_its_slips_and_still_arrives(file: Path):
         ("--- a/x.py\n+++ b/x.py\n@@ -3,3 +3,3 @@\n a\n-b\n+c\n d\n", ("x.py", 4)),
         ("--- a/x.py\n+++ b/x.py\n@@ -3,2 +3,3 @@\n a\n+b\n c\n", ("x.py", 4)),
         ("--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n--a\n+b\n", ("x.py", 1)),
+        ("--- /dev/null\n+++ b/x.py\n@@ -0,0 +1 @@\n+b\n", ("x.py", 1)),
     ],
 )
 def test_the_place_of_a_patch_is_its_first_line_that_changes(patch: str, where: tuple[str, int]):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tarfile
+import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,23 @@ def test_an_index_that_cannot_be_reached_is_the_machine_s_error(
     with pytest.raises(MachineError, match=r"^tiny-1.0.tar.gz: the package index does not answer \(http://127"):
         source(tiny, tmp_path / "cache")
     assert left(tmp_path / "cache") == []
+
+
+def test_an_archive_that_does_not_come_is_the_machine_s_error(
+    tiny: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "https://index.test/simple/tiny/"
+    listed = json.dumps({"files": [{"filename": tiny.archive, "url": "../../f.gz"}]}).encode()
+
+    def get(url: str) -> tuple[bytes, str]:
+        if url == page:
+            return listed, sources.JSON
+        raise urllib.error.HTTPError(url, 404, "Not Found", Message(), None)
+
+    monkeypatch.setattr(sources, "_pip_settings", lambda: {"index-url": "https://index.test/simple"})
+    monkeypatch.setattr(sources, "_get", get)
+    with pytest.raises(MachineError, match=r"does not answer \(https://index.test/f.gz: 404 Not Found\)"):
+        source(tiny, tmp_path / "cache")
 
 
 def test_tools_that_pip_cannot_install_are_the_machine_s_error_and_leave_nothing(

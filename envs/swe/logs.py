@@ -38,10 +38,22 @@ Parser = Callable[[str], Iterator[tuple[str, Outcome]]]
 def pytest_log(log: str) -> Iterator[tuple[str, Outcome]]:
     """Yield tests and outcomes of pytest's summary (``-rA``)."""
     for line in log.splitlines():
-        # A name in brackets may have " - " in it, which also begins what pytest says of a test that did not pass.
-        named = r"(PASSED) (\S+::.+)|(FAILED|ERROR|XFAIL|XPASS) (\S+?::[^\[]+?\[.*?\]|\S+)(?: - .*)?"
-        if match := re.fullmatch(named, line):
-            yield match[2] or match[4], WORDS[match[1] or match[3]]
+        word, _, rest = line.partition(" ")
+        if word in ("PASSED", "FAILED", "ERROR", "XFAIL", "XPASS") and (test := _named(rest, word == "PASSED")):
+            yield test, WORDS[word]
+
+
+def _named(rest: str, passed: bool) -> str:
+    """Return the test that a line of a summary is about; in time that grows with the line, whatever is in it."""
+    first = re.split(r"\s", rest, maxsplit=1)[0]
+    at = first.find("::", 1)
+    if passed:
+        return rest if 0 < at < len(rest) - 2 else ""
+    # A name in brackets may have " - " in it, which also begins what pytest says of a test that did not pass.
+    bracket = rest.find("[", at + 2)
+    if 0 < at < bracket - 2 and (end := re.search(r"\](?= - |$)", rest[bracket:])):
+        return rest[: bracket + end.end()]
+    return first if rest == first or rest.startswith(" - ", len(first)) else ""
 
 
 def unittest_log(log: str) -> Iterator[tuple[str, Outcome]]:

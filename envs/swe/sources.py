@@ -130,16 +130,17 @@ def _fetch(package: Package) -> tuple[bytes, str]:
     indexes, problems, n_answers = _indexes(), [], 0
     for index in indexes:
         page = f"{index.rstrip('/')}/{package.name}/"
+        url = ""
         try:
-            url = dict(_links(page)).get(package.archive)
-            n_answers += 1
+            url = dict(_links(page)).get(package.archive, "")
             if url:
                 return _get(url)[0], url
+            n_answers += 1
         except urllib.error.HTTPError as error:
-            n_answers += error.code in (404, 410)
-            problems.append(f"{page}: {error.code} {error.reason}")
+            n_answers += not url and error.code in (404, 410)
+            problems.append(f"{url or page}: {error.code} {error.reason}")
         except (OSError, ValueError) as error:
-            problems.append(f"{page}: {getattr(error, 'reason', None) or error}")
+            problems.append(f"{url or page}: {getattr(error, 'reason', None) or error}")
     if n_answers < len(indexes):
         raise MachineError(f"{package.archive}: the package index does not answer ({'; '.join(problems)})")
     raise ValueError(f"{package.archive}: no package index has it; looked at {', '.join(indexes)}")
