@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -93,9 +94,15 @@ class LandlockHost:
 
     def start(self) -> Link:
         """Start a guest with an untouched workspace."""
+        try:
+            self._folder.mkdir(mode=0o700)  # again, where it was stopped
+        except FileExistsError:
+            there = os.lstat(self._folder)
+            if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid():
+                raise SandboxError(f"landlock: {self._folder} is somebody else's") from None
         for path in (self._folder, self._folder / "workspace", self._folder / "tmp"):
             path.mkdir(exist_ok=True)
-            os.chown(path, *self._user.ids)
+            os.chown(path, *self._user.ids, follow_symlinks=False)
         fds: list[int] = []
         try:
             self._group = limits.made_for(self.settings.limits, self._how)

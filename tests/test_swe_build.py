@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sandboxes import need
@@ -18,8 +19,8 @@ from milepost.envs.swe.env import SweEnv
 from milepost.envs.swe.mutate import Edit
 from milepost.envs.swe.packages import PACKAGES, Package, package
 from milepost.envs.swe.sources import source
-from milepost.envs.swe.tasks import TaskId, base, read, texts
-from milepost.envs.swe.testing import TOOLS, run_tests
+from milepost.envs.swe.tasks import SweTask, TaskId, base, read, texts
+from milepost.envs.swe.testing import TOOLS, TestRun, run_tests
 from milepost.envs.swe.trials import Rejected, clean_run, task, trial
 from milepost.recipes.cli import main
 from milepost.sandbox.bases import prepare
@@ -82,6 +83,23 @@ def test_a_bug_that_was_too_slow_for_a_build_is_tried_again_with_patience_where_
     asked = TaskId.parse("tiny-1.0:tiny.py:easy:1")
     assert trial(asked, "local", 1) == Rejected(str(asked), "slow", 1)
     assert task(str(asked), "local").fail_to_pass == (ALL[1], ALL[2])
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_bug_whose_tests_waited_for_the_machine_is_tried_again(
+    n: int, tiny: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TaskId, "edits", lambda self: (edit("// 2", "* 2"),))
+    asked, real, runs = TaskId.parse("tiny-1.0:tiny.py:easy:2"), trials._run, list[TestRun]()
+    clean_run(tiny, "local")
+
+    def stalled(*args: Any) -> TestRun:
+        runs.append(real(*args))
+        return replace(runs[-1], complete=False, timed_out=True) if len(runs) == n else runs[-1]
+
+    monkeypatch.setattr(trials, "_run", stalled)
+    assert trial(asked, "local") == Rejected(str(asked), trials.WAITED, trials.MAX_CPU_S)
+    assert isinstance(trial(asked, "local"), SweTask)
 
 
 def test_a_task_is_known_after_its_runs_and_not_run_again(tiny: Package, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from milepost.envs.swe.packages import Package
 from milepost.envs.swe.places import allowed
 from milepost.envs.swe.sources import cache_folder, source
 from milepost.envs.swe.tasks import SweTask, TaskId, from_row
-from milepost.envs.swe.testing import TOOLS, TestRun, run_tests, shorten
+from milepost.envs.swe.testing import PYTHON, TOOLS, TestRun, run_tests, shorten
 from milepost.sandbox.bases import prepare
 from milepost.sandbox.core import MachineError, Sandbox, Settings
 from milepost.sandbox.make import make
@@ -36,6 +36,7 @@ PATIENT_CPU_S = 40
 """The same for a task that was chosen already, on a machine that may have been faster, and for tests without a bug."""
 MEMORY = 1 << 30
 TIMEOUT_S = 90.0
+WAITED = f"its tests did not end within {TIMEOUT_S:g} s, and hardly used a processor"
 N_RUNS = 3
 N_SHOWN = 3
 MAX_ASSERTION = 300
@@ -85,7 +86,8 @@ def trial(
         found = _judge(task_id, edits, clean, sandbox, max_cpu_s)
     if isinstance(found, str):
         rejected = Rejected(str(task_id), found, max_cpu_s)
-        _save(kept, asdict(rejected))
+        if found != WAITED:  # that may be the machine's doing
+            _save(kept, asdict(rejected))
         return rejected
     broken = [test for test in clean if found.outcomes[test] != "passed"]
     whole = [test for test in clean if found.outcomes[test] == "passed"]
@@ -133,14 +135,18 @@ def _judge(
                 return "one of its edits breaks nothing"
     for _ in range(N_RUNS - 1):
         again = _run(package, sandbox, {file: apply(data, edits)}, max_cpu_s)
+        if again.timed_out:
+            return WAITED
         if [again.outcomes.get(test) for test in clean] != [first.outcomes.get(test) for test in clean]:
             return "flaky"
     return first
 
 
 def _why_not(run: TestRun, clean: Sequence[str], max_cpu_s: int) -> str | None:
-    if run.timed_out or run.cpu_s > max_cpu_s - 0.5:
+    if run.cpu_s > max_cpu_s - 0.5:
         return "slow"
+    if run.timed_out:
+        return WAITED
     if not run.complete:
         return "crashes"
     outcomes = [run.outcomes.get(test) for test in clean]
@@ -190,7 +196,8 @@ def _statement(task_id: TaskId, run: TestRun, broken: Sequence[str]) -> str:
 
 def _folder(package: Package) -> Path:
     """Where results are kept: under what they depend on besides the id."""
-    key = sha256(repr((FORMAT, package.sha256, package.tests, test_tools.PINS)).encode()).hexdigest()[:12]
+    about = FORMAT, package.sha256, package.tests, test_tools.PINS, Path(PYTHON).resolve().name
+    key = sha256(repr(about).encode()).hexdigest()[:12]
     return cache_folder() / "runs" / f"{package.name}-{package.version}-{key}"
 
 
