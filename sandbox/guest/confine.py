@@ -84,12 +84,15 @@ ARGUED: dict[str, tuple[int, int]] = {
     "clone3": (435, 435),
     "ioprio_set": (251, 30),
     "memfd_create": (319, 279),
+    "mq_open": (240, 180),
+    "msgget": (68, 186),
     "personality": (135, 92),
     "prlimit64": (302, 261),
     "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274),
     "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119),
+    "semget": (64, 190),
     "setpriority": (141, 140),
     "shmget": (29, 194),
     "socket": (41, 198),
@@ -146,7 +149,9 @@ def filtered(
         # The flags of clone3 lie in memory, which a filter cannot read; libc then uses clone.
         rule("clone3", [_op(_RETURN, _ERRNO | ENOSYS)])
         rule("clone", [_arg(0), _op(_JUMP_ANY_BIT, NAMESPACES, 0, 1), _op(_RETURN, _ERRNO | EPERM)])
-    for name in () if shared_memory else ("memfd_create", "shmget"):
+    shared = () if shared_memory else ("memfd_create", "shmget")
+    left = ("mq_open", "msgget", "semget") if guard is None else ()  # without a namespace they outlive the sandbox
+    for name in (*shared, *left):
         rule(name, [_op(_RETURN, _ERRNO | ENOSYS)])
     rule("personality", [_arg(0), *_only((0, 0xFFFFFFFF), EPERM)])
     whom = _only((0,), EPERM) if guard is None else [_op(_JUMP_EQUAL, guard, 0, 1), _op(_RETURN, _ERRNO | EPERM)]
