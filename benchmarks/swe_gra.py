@@ -119,8 +119,8 @@ def run(arm: Arm, args: Args, flags: Sequence[str], first: Future[None] | None) 
     """Run an arm to its end, from the warm-up of its seed, and keep its result."""
     assert args.runs is not None
     warm, out = args.runs / arm.first.name, args.runs / arm.name
-    if (out / "run.json").exists() and read_run(out).status == "finished":
-        if told := changed(read_run(out).settings, plain(tyro.cli(RecipeArgs, args=flags))):
+    if (out / "run.json").exists() and (there := read_run(out)).status == "finished":
+        if told := changed(there.settings, plain(tyro.cli(RecipeArgs, args=flags))):
             raise ValueError(f"{out} was run with other settings: {told}; name another folder, with --runs FOLDER")
         keep(arm, args)
         return

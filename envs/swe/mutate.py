@@ -93,16 +93,10 @@ def apply(data: bytes, edits: Sequence[Edit]) -> bytes:
     for edit in sorted(edits, key=lambda edit: edit.begin, reverse=True):
         found = data[edit.begin : edit.end].decode("utf-8", "backslashreplace")
         if found != edit.before:
-            raise ValueError(
-                f"{edit.file}: the patch does not apply: expected {_short(edit.before)} at byte {edit.begin}, "
-                f"got {_short(found)}"
-            )
+            told = f"expected {edit.before!r:.80} at byte {edit.begin}, got {found!r:.80}"
+            raise ValueError(f"{edit.file}: the patch does not apply: {told}")
         data = data[: edit.begin] + edit.after.encode() + data[edit.end :]
     return data
-
-
-def _short(text: str) -> str:
-    return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
 
 
 def undo(data: bytes, edits: Sequence[Edit]) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import partial
+from typing import Any
 
 from milepost.envs.names import did_you_mean
 from milepost.envs.swe.grade import Grade, grade
@@ -38,7 +39,7 @@ def found(backend: str) -> str:
         ValueError: It is not, or there is no such backend.
     """
     name = resolve(backend)
-    said = importlib.import_module(f"milepost.sandbox.{name}").capabilities()
+    said = _capabilities(name)
     if not said["available"]:
         raise ValueError(f"sandbox backend {name}: {said['why']}")
     return name
@@ -59,8 +60,12 @@ def allowed(backend: str, allow: Iterable[str] = ()) -> frozenset[str]:
 
 def refuse_unenforced(backend: str, limits: Limits, allow: frozenset[str]) -> None:
     """Raise a ValueError where a backend cannot enforce a limit here that may not go unenforced."""
-    said = importlib.import_module(f"milepost.sandbox.{backend}").capabilities()
-    checked(backend, Settings(limits=limits, allow=allow), said["limits"])
+    checked(backend, Settings(limits=limits, allow=allow), _capabilities(backend)["limits"])
+
+
+def _capabilities(backend: str) -> dict[str, Any]:
+    found: dict[str, Any] = importlib.import_module(f"milepost.sandbox.{backend}").capabilities()
+    return found
 
 
 def agents(backend: str) -> Pool:

@@ -20,7 +20,7 @@ from typing import Any
 from milepost.envs.files import replacing
 from milepost.envs.swe.diffs import unified
 from milepost.envs.swe.mutate import N_SITES, Edit, apply, mutate
-from milepost.envs.swe.packages import SPLITS, Package, Split, package, packages
+from milepost.envs.swe.packages import Package, Split, package, packages
 from milepost.envs.swe.sources import source
 from milepost.sandbox.bases import prepare
 
@@ -216,8 +216,7 @@ def from_row(row: Any) -> SweTask:
     for name in ("edits", "fail_to_pass"):
         if not row[name]:
             raise ValueError(f"{name}: expected at least one, got none")
-    if row["split"] not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {row['split']!r}")
+    packages((), row["split"])
     for edit in row["edits"]:
         _check(edit, dict.fromkeys(Edit.__dataclass_fields__, str) | {"begin": int, "end": int})
     lists = {name: tuple(row[name]) for name in ("fail_to_pass", "pass_to_pass")}
