@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -31,8 +30,7 @@ from milepost.envs.swe import bench, places
 from milepost.envs.swe.env import WORTH, SweEnv
 from milepost.envs.swe.grade import Grade
 from milepost.envs.swe.oracle import call
-from milepost.envs.swe.tasks import default_ids, gold
-from milepost.recipes.evaluate.panel_file import read_panel
+from milepost.envs.swe.tasks import gold
 from milepost.sandbox.core import SandboxError
 
 HALF = ("return (low + high) * 2", "return 4")
@@ -400,13 +398,3 @@ def test_environments_in_threads_share_the_pool_without_waiting_for_each_other(f
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(play_one, range(10, 16))) == ["patch"] * 6
     assert not places._pools
-
-
-def test_the_panel_has_fifty_tasks_of_the_test_split_balanced_over_packages_and_levels():
-    (entry,) = read_panel("swe-mini").entries
-    assert len(entry.tasks) == len(set(entry.tasks)) == 50
-    assert set(entry.tasks) <= set(default_ids("test"))
-    packages, levels = (Counter(task.split(":")[i] for task in entry.tasks) for i in (0, 2))
-    assert len(packages) == 4
-    assert min(packages.values()) >= 12
-    assert set(levels.values()) == {16, 17}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from swe_packages import TINY, offer
 
 from milepost.envs.swe.packages import PACKAGES
 from milepost.envs.swe.tasks import SweTask, TaskId, base, default_ids, gold, read, texts, write
+from milepost.recipes.evaluate.panel_file import read_panel
 
 
 @pytest.fixture
@@ -126,3 +128,13 @@ def test_the_default_list_has_500_tasks_each_package_20_and_the_test_split_50() 
     assert sum(len(default_ids(split)) for split in ("train", "valid", "test")) == 500
     levels = [TaskId.parse(one).level for one in ids]
     assert min(map(levels.count, ("easy", "medium", "hard"))) >= 100
+
+
+def test_the_panel_has_fifty_tasks_of_the_test_split_balanced_over_packages_and_levels():
+    (entry,) = read_panel("swe-mini").entries
+    assert len(entry.tasks) == len(set(entry.tasks)) == 50
+    assert set(entry.tasks) <= set(default_ids("test"))
+    packages, levels = (Counter(task.split(":")[i] for task in entry.tasks) for i in (0, 2))
+    assert len(packages) == 4
+    assert min(packages.values()) >= 12
+    assert set(levels.values()) == {16, 17}
