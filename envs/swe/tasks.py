@@ -196,7 +196,7 @@ def parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"expected JSON: {error.msg} at character {error.pos + 1}") from None
+        raise ValueError(f"expected JSON: {error.msg} (character {error.pos + 1})") from None
 
 
 def from_row(row: Any) -> SweTask:
