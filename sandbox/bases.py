@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import stat
 import tempfile
 import time
@@ -23,6 +22,7 @@ from secrets import token_hex
 
 from milepost.sandbox import folders
 from milepost.sandbox.core import SandboxError
+from milepost.sandbox.guest import paths
 
 SETTLED_S = 2.0
 """A folder in which something changed so lately is read again: clocks of file systems are coarse."""
@@ -96,12 +96,13 @@ def size(base: Path) -> int:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, also where its own folders forbid it."""
-    if os.geteuid():
-        for at, _, _ in os.walk(folder):
-            with suppress(OSError):
-                os.chmod(at, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder as far as it lets itself be, however its own folders are closed and nested."""
+    with suppress(OSError):
+        above = os.open(folder.parent, paths.FOLDER)
+        try:
+            paths.remove(above, os.fsencode(folder.name))
+        finally:
+            os.close(above)
 
 
 def _copy(home: Path, folder: Path) -> Path:

@@ -139,3 +139,16 @@ def test_cleaning_removes_what_no_living_process_uses(folder: Path, home: Path) 
     assert not base.exists()
     assert mine.is_dir()
     assert sorted(path.name for path in home.iterdir()) == sorted([".lock", "users", mine.name])
+
+
+def test_a_folder_is_removed_however_deeply_closed_folders_are_nested_in_it(tmp_path: Path) -> None:
+    script = "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\n"
+    script += "open('file', 'w')\nfor _ in range(1500): os.chdir('..'); os.chmod('d', 0)"
+    (tmp_path / "nest").mkdir()
+    (tmp_path / "nest" / "out").symlink_to(tmp_path / "kept")
+    (tmp_path / "kept").mkdir(mode=0o750)
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path / "nest", check=True)
+    bases.remove(tmp_path / "nest")
+    bases.remove(tmp_path / "nest")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "state"] == ["kept"]
+    assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o750

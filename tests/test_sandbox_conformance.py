@@ -261,6 +261,34 @@ def test_looking_at_what_is_closed_changes_nothing(sandbox: GuestSandbox) -> Non
     assert sandbox.run("stat -c %a pkg").output == "444\n"
 
 
+CLOSED = """
+import os
+for n in range(400):
+    os.mkdir("d")
+    os.chdir("d")
+for n in range(600):
+    with open(str(n), "w") as file:
+        file.write(str(n))
+    os.chmod(str(n), 0 if n % 2 else 0o644)
+for n in range(400):
+    os.chdir("..")
+    os.chmod("d", 0)
+"""
+
+
+def test_no_nest_of_closed_folders_outlasts_the_guest(sandbox: GuestSandbox) -> None:
+    assert sandbox.run(["/usr/bin/python3", "-c", CLOSED]).exit_code == 0
+    here = "/".join(["d"] * 400)
+    found = sandbox.diff()
+    assert len(found) == 1000
+    assert found[f"{here}/599"] == Node(data=b"599", mode=0)
+    assert found["d/d"] == Node("folder", mode=0)
+    assert found.items() <= sandbox.get_tree().items()
+    assert sandbox.run("stat -c %a d").output == "0\n"
+    sandbox.reset()
+    assert sandbox.diff() == {}
+
+
 def test_sessions_keep_what_one_shot_commands_do_not(sandbox: GuestSandbox) -> None:
     one, two = sandbox.session("one"), sandbox.session("two")
     assert one.run("cd pkg; X=1; f() { echo f $X; }; export Y=2").exit_code == 0

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import sys
 
-from milepost.sandbox.guest import commands, paths, processes, trees, wire
+from milepost.sandbox.guest import commands, paths, processes, taken, trees, wire
 from milepost.sandbox.guest.sessions import Sessions
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ class Server:
         self.keep_strays = "sweep" in without
         paths.unguarded = "paths" in without
         if config.get("memory"):  # a header is a 32nd of it at most, as making one takes several times that
-            trees.weight = max(trees.weight, (1 << 33) // config["memory"])
+            taken.weight = max(taken.weight, (1 << 33) // config["memory"])
         os.umask(0o022)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which ends its guests
         if not config["overlay"] and config["base"]:
@@ -106,7 +106,7 @@ class Server:
 
     def op_get(self, request: Header, data: bytearray) -> Answer:
         """Return a tree."""
-        return trees.get(self._root(), paths.encode(request["path"]), request["max_bytes"])
+        return taken.get(self._root(), paths.encode(request["path"]), request["max_bytes"])
 
     def op_put(self, request: Header, data: bytearray) -> Answer:
         """Write a tree."""
@@ -115,7 +115,7 @@ class Server:
 
     def op_diff(self, request: Header, data: bytearray) -> Answer:
         """Return what differs from the base."""
-        return trees.diff(self._root(), self.config["base"], request["max_bytes"])
+        return taken.diff(self._root(), self.config["base"], request["max_bytes"])
 
     def op_reset(self, request: Header, data: bytearray) -> Answer:
         """Make everything as new, here or by way of the supervisor."""

@@ -7,11 +7,6 @@ import errno
 import os
 import stat
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _OPENAT2 = ctypes.c_long(437)
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
@@ -151,7 +146,7 @@ def remove(parent: int, name: bytes) -> None:
         return os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         return None
-    except (IsADirectoryError, PermissionError):
+    except IsADirectoryError:
         pass
     os.chmod(name, 0o700, dir_fd=parent)
     top = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=parent)
@@ -178,7 +173,7 @@ def empty(top: int) -> None:
                 try:
                     os.unlink(child, dir_fd=fd)
                     continue
-                except (IsADirectoryError, PermissionError):
+                except IsADirectoryError:
                     os.chmod(child, 0o700, dir_fd=fd)
                 try:
                     os.rmdir(child, dir_fd=fd)
@@ -194,40 +189,88 @@ def empty(top: int) -> None:
             os.rmdir(here, dir_fd=top)
 
 
-def forced(root: int, path: bytes, do: Callable[[], Any]) -> Any:
-    """Return what a function gives; what its user closed on the way to a path is open for as long as that takes."""
-    try:
-        return do()
-    except PermissionError:
-        closed: list[tuple[bytes, int]] = []
+class Opened:
+    """A folder below which everything can be reached: folders that their user closed are open until this is closed.
+
+    What is below is asked for folder by folder, those above first, as ``trees.walk`` goes: each is opened once, however
+    deeply it is nested and however much is in it.
+    """
+
+    def __init__(self, root: int) -> None:
+        self.root = os.dup(root)
+        self._parent = b"", os.dup(root)
+        self._closed: list[tuple[bytes, int]] = []
+
+    @classmethod
+    def at(cls, path: str) -> Opened:
+        """Return that of a path."""
+        fd = os.open(path, FOLDER)
         try:
-            for end in (at for at, byte in enumerate(path + b"/") if byte == ord("/")):
-                closed.append((path[:end], change_mode(root, path[:end], 0o500, keep=0o7777)))
-            return do()
+            return cls(fd)
         finally:
-            close_again(root, closed)
+            os.close(fd)
 
-
-def close_again(root: int, closed: list[tuple[bytes, int]]) -> None:
-    """Give what was opened the modes that it had."""
-    for path, mode in reversed(closed):
+    def folder(self, path: bytes) -> int:
+        """Open a folder; the caller closes it."""
+        inside = path + b"/." if path else b"."  # which takes the right to reach what is in it
         try:
-            change_mode(root, path, mode)
+            return open_below(self.root, inside, FOLDER, links=False)
+        except PermissionError:
+            self._closed.append((path, change_mode(*self._above(path), 0o500, keep=0o7777)))
+            return open_below(self.root, inside, FOLDER, links=False)
+
+    def file(self, path: bytes, flags: int) -> int:
+        """Open a file, which its user may have closed; for no longer than that, as it may have other names."""
+        parent, name = self._above(path)
+        try:
+            return open_below(parent, name, flags, links=False)
+        except PermissionError:
+            mode = change_mode(parent, name, 0o400, keep=0o7777)
+            try:
+                return open_below(parent, name, flags, links=False)
+            finally:
+                self._give_back(path, mode)
+
+    def link(self, path: bytes) -> bytes:
+        """Return where a link leads."""
+        parent, name = self._above(path)
+        return os.fsencode(os.readlink(name, dir_fd=parent))
+
+    def close(self) -> None:
+        """Give folders the modes that they had."""
+        while self._closed:
+            self._give_back(*self._closed.pop())
+        os.close(self._parent[1])
+        os.close(self.root)
+
+    def _above(self, path: bytes) -> tuple[int, bytes]:
+        """Return the folder that something is in, and its name there."""
+        above, _, name = path.rpartition(b"/")
+        if above != self._parent[0]:
+            fd = folder(self.root, above or b".", links=False)
+            os.close(self._parent[1])
+            self._parent = above, fd
+        return self._parent[1], name
+
+    def _give_back(self, path: bytes, mode: int) -> None:
+        try:
+            change_mode(*self._above(path), mode)
         except OSError:  # it is gone
             pass
 
+    def __enter__(self) -> Opened:
+        return self
 
-def change_mode(root: int, path: bytes, mode: int, keep: int = 0) -> int:
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def change_mode(parent: int, name: bytes, mode: int, keep: int = 0) -> int:
     """Change a mode but for bits that are kept, and return it as it was; a link has none."""
-    above, _, name = path.rpartition(b"/")
-    parent = folder(root, above or b".", links=False)
-    try:
-        entry = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if not stat.S_ISLNK(entry.st_mode):
-            os.chmod(name, entry.st_mode & keep | mode, dir_fd=parent)
-        return stat.S_IMODE(entry.st_mode)
-    finally:
-        os.close(parent)
+    entry = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISLNK(entry.st_mode):
+        os.chmod(name, entry.st_mode & keep | mode, dir_fd=parent)
+    return stat.S_IMODE(entry.st_mode)
 
 
 def attributes(fd: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files, trees and differences of the workspace, as rows ``[path, kind, mode, size]`` with the contents behind them."""
+"""Files and trees of the workspace: written, compared with its base, made as that is again."""
 
 from __future__ import annotations
 
@@ -12,28 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from milepost.sandbox.guest.exec_server import Answer
-
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 PIECE = 1 << 20
-ROW = 64
-weight = 4
-"""How many times names count, as long as they may be in a header: the host reads one of a quarter of a tree's size."""
 GONE = (FileNotFoundError, NotADirectoryError)  # a process of a session may remove what is looked at
-KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
-
-
-class Folder:
-    """An open folder, for a ``with`` statement."""
-
-    def __init__(self, path: str) -> None:
-        self.fd = os.open(path, paths.FOLDER)
-
-    def __enter__(self) -> Folder:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        os.close(self.fd)
 
 
 def read(root: int, path: bytes, n: int) -> wire.Contents:
@@ -65,23 +46,6 @@ def write(root: int, path: bytes, data: bytes | bytearray | memoryview, mode: in
         raise ValueError(f"{paths.decode(path)}: expected a file, got a folder") from None
     finally:
         os.close(parent)
-
-
-def get(root: int, path: bytes, n: int) -> Answer:
-    """Return everything below a folder.
-
-    Raises:
-        ValueError: It holds more bytes than that.
-    """
-    rows: list[list[Any]] = []
-    targets: list[bytes] = []
-    top = paths.folder(root, path)
-    try:
-        for name, entry in _nodes(top):
-            n -= _take(top, name, entry, rows, targets, n)
-        return {"rows": rows}, [_behind(top, rows, targets)]
-    finally:
-        os.close(top)
 
 
 def put(root: int, path: bytes, rows: Sequence[Sequence[Any]], data: bytearray) -> None:
@@ -126,49 +90,25 @@ def put(root: int, path: bytes, rows: Sequence[Sequence[Any]], data: bytearray) 
         os.close(top)
 
 
-def diff(root: int, base: str | None, n: int) -> Answer:
-    """Return nodes of the workspace that the base has not, or otherwise, and the paths that it alone has.
-
-    Contents are compared: times can be forged, and a mapped file changes without any.
-    """
-    rows: list[list[Any]] = []
-    targets: list[bytes] = []
-    if base is None:
-        for name, entry in _nodes(root):
-            n -= _take(root, name, entry, rows, targets, n)
-        return {"rows": rows, "gone": []}, [_behind(root, rows, targets)]
-    with Folder(base) as old:
-        gone = dict(_nodes(old.fd))
-        for name, entry in _nodes(root):
-            try:
-                same = name in gone and _same(root, entry, old.fd, gone[name], name)
-            except GONE:
-                continue
-            cost = 0 if same else _take(root, name, entry, rows, targets, n)
-            if same or cost:
-                gone.pop(name, None)
-            n -= cost
-        return {"rows": rows, "gone": list(map(paths.decode, gone))}, [_behind(root, rows, targets)]
-
-
 def restore(root: int, base: str | None) -> None:
     """Give a folder the content of a base again; what compares equal stays."""
     if base is None:
         return paths.empty(root)
-    with Folder(base) as old:
-        before, now = dict(walk(old.fd)), dict[bytes, os.stat_result]()
+    with paths.Opened.at(base) as old:
+        before, now = dict(walk(old)), dict[bytes, os.stat_result]()
         try:
-            for name, entry in walk(root):
-                if name not in before or not _alike(root, entry, old.fd, before[name], name):
-                    _remove(root, name)
-                else:
-                    now[name] = entry
+            with paths.Opened(root) as top:
+                for name, entry in walk(top):
+                    if name not in before or not _alike(top, entry, old, before[name], name):
+                        _remove(root, name)
+                    else:
+                        now[name] = entry
         except OSError:  # such as paths too long to open
             paths.empty(root)
             now.clear()
         for name, entry in before.items():
             if name not in now:
-                _copy_node(old.fd, root, name, entry)
+                _copy_node(old, root, name, entry)
         for name, entry in reversed(before.items()):
             if not stat.S_ISLNK(entry.st_mode):
                 fd = paths.open_below(root, name, READ, links=False)
@@ -177,13 +117,13 @@ def restore(root: int, base: str | None) -> None:
                 os.close(fd)
 
 
-def _alike(root: int, entry: os.stat_result, old: int, before: os.stat_result, path: bytes) -> bool:
+def _alike(top: paths.Opened, entry: os.stat_result, old: paths.Opened, before: os.stat_result, path: bytes) -> bool:
     """Whether something may stay: a folder, or a file or link of that content and no other name, and no attributes."""
-    if (not stat.S_ISDIR(entry.st_mode) and entry.st_nlink != 1) or not _same(root, entry, old, before, path):
+    if (not stat.S_ISDIR(entry.st_mode) and entry.st_nlink != 1) or not same(top, entry, old, before, path):
         return False
     if stat.S_ISLNK(entry.st_mode):  # the kernel gives it none
         return True
-    fd = _open(root, path)
+    fd = top.file(path, READ)
     try:
         return not paths.attributes(fd)
     finally:
@@ -199,16 +139,16 @@ def _remove(root: int, path: bytes) -> None:
         os.close(parent)
 
 
-def _copy_node(old: int, root: int, path: bytes, entry: os.stat_result) -> None:
+def _copy_node(old: paths.Opened, root: int, path: bytes, entry: os.stat_result) -> None:
     above, _, name = path.rpartition(b"/")
     parent = paths.folder(root, above or b".", links=False)
     try:
         if stat.S_ISDIR(entry.st_mode):
             os.mkdir(name, 0o700, dir_fd=parent)
         elif stat.S_ISLNK(entry.st_mode):
-            os.symlink(_link(old, path), name, dir_fd=parent)
+            os.symlink(old.link(path), name, dir_fd=parent)
         else:
-            a, b = paths.open_below(old, path, READ, links=False), os.open(name, paths.CREATE, 0o600, dir_fd=parent)
+            a, b = old.file(path, READ), os.open(name, paths.CREATE, 0o600, dir_fd=parent)
             _copy_file(a, b, entry)
     finally:
         os.close(parent)
@@ -219,10 +159,6 @@ def _is_folder(parent: int, name: bytes) -> bool:
         return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
     except FileNotFoundError:
         return False
-
-
-def _nodes(root: int) -> Iterator[tuple[bytes, os.stat_result]]:
-    return (found for found in walk(root) if stat.S_IFMT(found[1].st_mode) in KINDS)
 
 
 def copy(base: str, workspace: str) -> None:
@@ -267,111 +203,50 @@ def clear(folder: str, mode: int) -> None:
         os.close(top)
 
 
-def walk(top: int) -> Iterator[tuple[bytes, os.stat_result]]:
+def walk(top: paths.Opened) -> Iterator[tuple[bytes, os.stat_result]]:
     """Yield path and status of everything below a folder, what contains before the contained.
 
-    What its user closed is open meanwhile; what is gone meanwhile has nothing in it.
+    What is gone meanwhile has nothing in it.
     """
-    stack, closed = [b""], list[tuple[bytes, int]]()
-    try:
-        while stack:
-            at = stack.pop()
-            inside = at + b"/." if at else b"."  # which takes the right to reach what is in it
-            try:
-                fd = paths.open_below(top, inside, paths.FOLDER, links=False)
-            except PermissionError:
-                closed.append((at, paths.change_mode(top, at, 0o500, keep=0o7777)))
-                fd = paths.open_below(top, inside, paths.FOLDER, links=False)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            try:
-                for name in sorted(map(os.fsencode, os.listdir(fd))):
-                    try:
-                        entry = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    path = at + b"/" + name if at else name
-                    yield path, entry
-                    if stat.S_ISDIR(entry.st_mode):
-                        stack.append(path)
-            finally:
-                os.close(fd)
-    finally:
-        paths.close_again(top, closed)
-
-
-def _open(root: int, path: bytes) -> int:
-    """Open a file or folder for reading, also where its user closed it."""
-    return int(paths.forced(root, path, lambda: paths.open_below(root, path, READ, links=False)))
-
-
-def _link(root: int, path: bytes) -> bytes:
-    def read() -> bytes:
-        above, _, name = path.rpartition(b"/")
-        parent = paths.folder(root, above or b".", links=False)
+    stack = [b""]
+    while stack:
+        at = stack.pop()
         try:
-            return os.fsencode(os.readlink(name, dir_fd=parent))
-        finally:
-            os.close(parent)
-
-    return bytes(paths.forced(root, path, read))
-
-
-def _take(root: int, path: bytes, entry: os.stat_result, rows: list[list[Any]], targets: list[bytes], n: int) -> int:
-    """Add a node to an answer, and what a link leads to; return its bytes: 0 where it is gone meanwhile."""
-    kind, size = KINDS[stat.S_IFMT(entry.st_mode)], 0
-    try:
-        if kind == "link":
-            targets.append(_link(root, path))
-            size = len(targets[-1])
-        elif kind == "file" and entry.st_size <= n:
-            fd = _open(root, path)
-            now = os.fstat(fd)
-            os.close(fd)
-            size = now.st_size if stat.S_ISREG(now.st_mode) else 0
-    except GONE:
-        return 0
-    cost = max(size, entry.st_size if kind == "file" else 0) + weight * (ROW + 6 * len(path))
-    if cost > n:
-        raise ValueError(f"{paths.decode(path)}: with it the tree is larger than a tree may be")
-    rows.append([paths.decode(path), kind, stat.S_IMODE(entry.st_mode) & 0o777, size])
-    return cost
-
-
-def _behind(root: int, rows: list[list[Any]], targets: list[bytes]) -> wire.Contents:
-    """Return what is behind rows; files are read only when it is sent, as memory may have no room for them."""
-    top = os.dup(root)
-
-    def pieces() -> Iterator[bytes]:
-        links = iter(targets)
-        for name, kind, _, size in rows:
-            if kind == "link":
-                yield next(links)
-            elif size:
+            fd = top.folder(at)
+        except GONE:
+            continue
+        try:
+            for name in sorted(map(os.fsencode, os.listdir(fd))):
                 try:
-                    fd = _open(top, paths.encode(name))
-                except (OSError, ValueError):
-                    fd = os.open("/dev/null", READ)
-                yield from wire.content(fd, size)
-        os.close(top)
+                    entry = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                path = at + b"/" + name if at else name
+                yield path, entry
+                if stat.S_ISDIR(entry.st_mode):
+                    stack.append(path)
+        finally:
+            os.close(fd)
 
-    return wire.Contents(sum(row[3] for row in rows), pieces())
 
+def same(top: paths.Opened, entry: os.stat_result, old: paths.Opened, before: os.stat_result, path: bytes) -> bool:
+    """Whether something has the kind, mode and content that it has in another tree.
 
-def _same(root: int, entry: os.stat_result, old: int, before: os.stat_result, path: bytes) -> bool:
+    Contents are compared: times can be forged, and a mapped file changes without any.
+    """
     if entry.st_mode & 0o177777 != before.st_mode & 0o177777 and not stat.S_ISLNK(entry.st_mode):
         return False
     if stat.S_IFMT(entry.st_mode) != stat.S_IFMT(before.st_mode):
         return False
     if stat.S_ISLNK(entry.st_mode):
-        return _link(root, path) == _link(old, path)
+        return top.link(path) == old.link(path)
     if stat.S_ISDIR(entry.st_mode):
         return True
     if entry.st_size != before.st_size:
         return False
-    a = _open(root, path)
+    a = top.file(path, READ)
     try:
-        b = _open(old, path)
+        b = old.file(path, READ)
     except OSError:
         os.close(a)
         raise
