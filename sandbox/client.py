@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from milepost.sandbox.core import Node, Result, SandboxError, Session
-from milepost.sandbox.hosts import Host, wait
+from milepost.sandbox.hosts import OPEN, Host, wait
 
 GRACE_S = 15.0
 """What a guest may take beyond a command's own time."""
@@ -157,17 +157,19 @@ class GuestSandbox:
             raise
         self._gone = "the sandbox is closed" if self._closed else None
         try:
-            self._ready()
+            if not self._ready().get("fenced") and "proc" in self.isolation:
+                self.isolation = {**self.isolation, "proc": OPEN}
         except BaseException:
             self._gone = self._gone or "the guest did not start"
             self._link.close()
             self._host.stop()
             raise
 
-    def _ready(self) -> None:
+    def _ready(self) -> dict[str, Any]:
         answer, _ = self._receive(time.monotonic() + START_S, 0)
         if "ready" not in answer:
             raise self._end(f"the guest did not start: {answer.get('failed', answer)}")
+        return answer
 
     def _result(self, request: dict[str, Any], timeout_s: float, max_output: int, stdin: bytes = b"") -> Result:
         _whole("max_output", max_output, 1, MAX_OUTPUT)

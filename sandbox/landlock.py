@@ -155,7 +155,7 @@ class LandlockHost:
             "overlay": False,
             "clean": [tmp],
             "parent": os.getpid(),
-            "confine": self._fence(),
+            "fence": self._fence(),
             "without": sorted(self._without),
             "read": [*(path for place in _system() for path in _but(place, self.settings.hidden)), *own],
             "write": [self.workspace, tmp],
@@ -165,10 +165,9 @@ class LandlockHost:
         }
 
     def _fence(self) -> list[str]:
-        """Return what ``landlock.command`` gets in every child that becomes a command."""
-        if "fence" in self._without:
-            return []
-        return ["trace"] if "signals" in self._without else ["trace", "signals"]
+        """Return the parts of each command's fence."""
+        parts = () if "fence" in self._without else ("trace", "signals", "proc")
+        return [part for part in parts if part not in self._without]
 
     def _isolation(self) -> dict[str, Any]:
         there = {name: name not in self._without for name in PROTECTIONS}

@@ -126,14 +126,14 @@ from milepost.sandbox.attacks import outer, suite
 from milepost.sandbox.attacks.core import without
 outer.enter()
 attack = next(attack for attack in suite.ATTACKS if attack.name == "mount")
-print(suite.control("bubblewrap", replace(attack, control=without("userns", "files", "seccomp"))).detail)
+print(suite.control("bubblewrap", replace(attack, control=without("userns", "files", "seccomp", "proc"))).detail)
 """
 
 
 def test_a_protection_that_does_not_refuse_an_attack_is_not_said_to() -> None:
     need("bubblewrap")
     asked = subprocess.run([sys.executable, "-c", NOT_NEEDED], capture_output=True, text=True)
-    assert asked.stdout.startswith("refused twice: seccomp and userns; without them: mounted"), asked.stderr
+    assert asked.stdout.startswith("refused 3 times: proc, seccomp and userns; without them: mounted"), asked.stderr
 
 
 def test_bad_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

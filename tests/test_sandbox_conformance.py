@@ -261,6 +261,46 @@ def test_looking_at_what_is_closed_changes_nothing(sandbox: GuestSandbox) -> Non
     assert sandbox.run("stat -c %a pkg").output == "444\n"
 
 
+SCORE = """
+import os
+for value in (b"0", b"500"):
+    try:
+        os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), value)
+    except OSError as error:
+        print(error.strerror)
+print(open("/proc/self/oom_score_adj").read())
+"""
+
+
+def test_commands_are_killed_first_when_memory_is_short_and_cannot_change_that(sandbox: GuestSandbox) -> None:
+    told = sandbox.run(["/usr/bin/python3", "-c", SCORE]).output.split("\n")
+    if sandbox.backend == "local":
+        assert told[-3:] == ["500", "", ""]
+    elif sandbox.isolation["proc"] == "read-only for commands":
+        assert told == ["Permission denied", "Permission denied", "1000", "", ""]
+    assert sandbox.run("cat /proc/self/oom_score_adj").output == "1000\n"
+    assert sandbox.session().run("cat /proc/self/oom_score_adj").output == "1000\n"
+
+
+def test_files_move_between_folders_and_keep_other_names(sandbox: GuestSandbox) -> None:
+    script = "import os; os.mkdir('new'); os.rename('pkg/a.py', 'new/a.py'); os.link('new/a.py', 'pkg/again')"
+    assert sandbox.run(["/usr/bin/python3", "-c", script]).output == ""
+    assert (
+        sandbox.run("mv pkg/sub new/sub; echo x > /dev/stderr; echo y > /dev/fd/1; echo z > /dev/null").output
+        == "x\ny\n"
+    )
+    assert set(sandbox.diff()) == {
+        "new",
+        "new/a.py",
+        "new/sub",
+        "new/sub/b.py",
+        "pkg/a.py",
+        "pkg/again",
+        "pkg/sub",
+        "pkg/sub/b.py",
+    }
+
+
 CLOSED = """
 import os
 for n in range(400):

@@ -6,6 +6,7 @@ import errno
 import importlib
 import inspect
 import json
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,13 @@ def read_verdict(result: Result) -> Verdict:
         raise AttackError(f"exit code {result.exit_code}, and no verdict: {result.output.strip()[-300:]!r}")
     done, detail = json.loads(last.removeprefix("verdict "))
     return Verdict(not done, detail)
+
+
+def unless_killed(result: Result) -> Verdict:
+    """Return a payload's verdict; a file system in memory that is not limited is, as memory."""
+    if result.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return Verdict(True, "the kernel killed all of it, for memory")
+    return read_verdict(result)
 
 
 def inside(payload: Callable[..., str], *also: int, **given: Any) -> Callable[[Stage], Verdict]:

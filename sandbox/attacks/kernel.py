@@ -251,8 +251,8 @@ ATTACKS = [
         "mount",
         "Mounts a file system: the old call, the new ones, a namespace of its own.",
         inside(_mount, NONE_LEFT),
-        BOTH,
-        docker=FILTER,
+        without("seccomp", "userns", "proc"),
+        docker=without("seccomp", "proc"),
         landlock=FENCED,
     ),
     Attack(

@@ -172,7 +172,7 @@ ATTACKS = [
         "Looks for another sandbox's files, knowing their names.",
         _files,
         TOO_MANY,
-        docker=without("pid"),
+        docker=without("pid", "proc"),
         landlock=without("landlock", "user"),
     ),
     Attack(

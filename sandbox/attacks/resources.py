@@ -21,12 +21,11 @@ from milepost.sandbox.attacks.core import (
     Hole,
     Verdict,
     inside,
-    read_verdict,
+    unless_killed,
     without,
 )
 from milepost.sandbox.attacks.prelude import Refused
 from milepost.sandbox.attacks.stage import Stage
-from milepost.sandbox.core import Result
 
 MANY = 50 << 20
 
@@ -136,22 +135,15 @@ def _spread(n: int) -> str:
 
 def _bombed(n: int, size: int) -> Callable[[Stage], Verdict]:
     def play(stage: Stage) -> Verdict:
-        return _unless_killed(stage.play(_take, n=n, size=size))
+        return unless_killed(stage.play(_take, n=n, size=size))
 
     return play
-
-
-def _unless_killed(result: Result) -> Verdict:
-    """Return a payload's verdict; a file system in memory that is not limited is, as memory."""
-    if result.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return Verdict(True, "the kernel killed all of it, for memory")
-    return read_verdict(result)
 
 
 def _filled(n: int, size: int) -> Callable[[Stage], Verdict]:
     def play(stage: Stage) -> Verdict:
         places = [stage.sandbox.workspace, stage.home(), "/tmp", "/dev/shm", "/var/tmp", "/run"]
-        return _unless_killed(stage.play(_fill, places=list(dict.fromkeys(places)), n=n, size=size))
+        return unless_killed(stage.play(_fill, places=list(dict.fromkeys(places)), n=n, size=size))
 
     return play
 

@@ -154,7 +154,7 @@ ATTACKS = [
         "Starts programs that belong to root and run as root.",
         inside(_setuid),
         "in a user namespace that has no root, no program gains anything; one that has it is another sandbox",
-        docker=without("privileges", "seccomp"),
+        docker=without("privileges", "seccomp", "proc"),
         landlock="each of its fences keeps programs from gaining rights: what would remain without them is no sandbox",
     ),
     Attack(
@@ -178,9 +178,9 @@ ATTACKS = [
         "sysctl",
         "Writes the kernel's switches in /proc.",
         inside(_sysctl, errno.ENOSPC),
-        without("userns"),
-        docker=without("seccomp", "systempaths"),
-        landlock=without("seccomp", "landlock"),
+        without("userns", "proc"),
+        docker=without("seccomp", "systempaths", "proc"),
+        landlock=without("seccomp", "proc"),
     ),
     Attack("sysfs", "Writes to /sys: devices, control groups.", inside(_sysfs), "it would be the machine's own /sys"),
     Attack(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
 import time
 from collections.abc import Callable
 
-from milepost.sandbox.attacks.core import Attack, Verdict, read_verdict, without
+from milepost.sandbox.attacks.core import Attack, Verdict, read_verdict, unless_killed, without
 from milepost.sandbox.attacks.prelude import Refused, call, first, servers
 from milepost.sandbox.attacks.stage import Stage
 from milepost.sandbox.core import SandboxError
@@ -136,6 +137,31 @@ def _forged(stage: Stage) -> Verdict:
     return said
 
 
+def _starve(size: int) -> str:
+    try:
+        os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"0")
+        score = "as the server's"
+    except OSError as error:
+        score = error.strerror or ""  # it fills memory none the less
+    # In a file without a name memory is no process's, and a shell and what it starts are smaller than a server.
+    os.dup2(os.memfd_create("filled", 0), 9)
+    told = [
+        f"verdict {json.dumps([done, f'{said}; its own score: {score}'])}"
+        for done, said in ((True, f"filled {size >> 20} MB"), (False, "the kernel killed what filled memory"))
+    ]
+    os.execv("/bin/sh", ["sh", "-c", 'head -c "$0" /dev/zero >&9 && echo "$1" || echo "$2"', str(size), *told])
+
+
+def _starved(stage: Stage) -> Verdict:
+    try:
+        result = stage.play(_starve, size=300 << 20)
+        if not stage.answers():
+            return Verdict(False, "the sandbox does not answer any more")
+    except SandboxError as error:
+        return Verdict(False, str(error))
+    return unless_killed(result)
+
+
 def _survives(payload: Callable[..., str]) -> Callable[[Stage], Verdict]:
     def play(stage: Stage) -> Verdict:
         try:
@@ -150,7 +176,7 @@ def _survives(payload: Callable[..., str]) -> Callable[[Stage], Verdict]:
 
 
 ALONE, FENCE = without("pid"), without("fence")
-CLOSED, BOTH = without("dumpable"), without("dumpable", "fence")
+CLOSED, BOTH = without("dumpable", "proc"), without("dumpable", "fence")
 ATTACKS = [
     Attack("kill-all", "Kills every process that it may: kill -9 -1.", _survives(_kill_all), ALONE, landlock=FENCE),
     Attack("kill-server", "Stops and kills the server.", _survives(_kill_server), ALONE, landlock=FENCE),
@@ -158,11 +184,12 @@ ATTACKS = [
         "trace-server",
         "Attaches to the server as a debugger does.",
         _survives(_trace),
-        without("dumpable", "seccomp"),
+        without("dumpable", "seccomp", "proc"),
         landlock=without("dumpable", "seccomp", "fence"),
     ),
     Attack("server-memory", "Reads the server's memory.", _survives(_memory), CLOSED, landlock=BOTH),
     Attack("server-environment", "Reads the server's environment.", _survives(_environment), CLOSED, landlock=BOTH),
     Attack("server-descriptors", "Opens the server's pipes.", _survives(_descriptors), CLOSED, landlock=BOTH),
+    Attack("starve-server", "Has the kernel kill the server for memory.", _starved, without("proc")),
     Attack("forged-frames", "Writes an answer of its own to the host's pipe.", _forged, CLOSED, landlock=BOTH),
 ]

@@ -7,7 +7,7 @@ import os
 import select
 import time
 
-from milepost.sandbox.guest import processes
+from milepost.sandbox.guest import landlock, processes
 from milepost.sandbox.guest.paths import encode
 
 TYPE_CHECKING = False
@@ -81,14 +81,16 @@ def above(fd: int, highest: int) -> int:
 class Maker:
     """Starts commands as the settings want them."""
 
-    def __init__(self, config: Mapping[str, Any], family: processes.Family, host: int) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], family: processes.Family, host: int, fence: int | None = None
+    ) -> None:
         self.workspace, self.env, self.family = config["workspace"], config["env"], family
         self.host = host
         """The pipe whose end means that nobody waits for an answer any more."""
         self.aside: dict[int, Output] = {}
         """Pipes that are read whatever else is waited for: nothing in the background is to wait for a reader."""
         self.without = config.get("without") or ()
-        self._confine = config.get("confine")
+        self._fence = fence
         self._limits = dict(config["rlimits"])
 
     def folder(self, cwd: str | None) -> str:
@@ -118,15 +120,21 @@ class Maker:
             os.setsid()
             for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)  # which are ignored here, and an exec would keep so
-            moved = {at: above(fd, max(fds)) for at, fd in fds.items()}
-            for fd in range(max(fds) + 1):
+            fence = max(fds) + 1
+            kept = fds if self._fence is None else {**fds, fence: self._fence}
+            moved = {at: above(fd, fence) for at, fd in kept.items()}
+            for fd in range(fence + 1):
                 if fd in moved:
                     os.dup2(moved[fd], fd)
                 else:
                     os.closerange(fd, fd + 1)
-            os.closerange(max(fds) + 1, 1 << 20)  # the pipes to the host too, before others may look at this process
+            os.closerange(fence + 1, 1 << 20)  # the pipes to the host too, before others may look at this process
             if "dumpable" not in self.without:
                 processes.expose()
+            processes.offer()
+            if fence in kept:
+                landlock.put_behind(fence)
+                os.close(fence)
             if reaper:
                 processes.adopt()
             self._limit()
@@ -228,10 +236,6 @@ class Maker:
                 hard = resource.getrlimit(number)[1]
                 value = value if hard == resource.RLIM_INFINITY else min(value, hard)
                 resource.setrlimit(number, (value, value))
-        if self._confine:
-            from milepost.sandbox.guest import landlock
-
-            landlock.command(self._confine)
 
 
 def take(output: Output, fd: int) -> bool:

@@ -10,7 +10,7 @@ The first frame, ``{"ready": true}``, says that the workspace is as new. The set
     clean       folders that are emptied at a reset
     memory      what the server may use together with all commands, or null
     filter      null, or the keywords of ``confine.filtered`` for system calls that are refused from now on
-    confine     null, or what ``confine.command`` gets in every child that becomes a command
+    fence       parts of the fence that commands are put behind; see ``landlock.for_commands``
     parent      where there is no PID namespace, the process id with which everything ends; null: whoever it is
     without     protections that are left out, to show what they are good for
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import sys
 
-from milepost.sandbox.guest import commands, paths, processes, taken, trees, wire
+from milepost.sandbox.guest import commands, landlock, paths, processes, taken, trees, wire
 from milepost.sandbox.guest.sessions import Sessions
 
 TYPE_CHECKING = False
@@ -42,11 +42,11 @@ RESET_EXIT = 75
 class Server:
     """Answers requests about one workspace."""
 
-    def __init__(self, config: Mapping[str, Any], pipe: wire.Pipe) -> None:
+    def __init__(self, config: Mapping[str, Any], pipe: wire.Pipe, fence: int | None) -> None:
         without = config.get("without") or ()
         self.config, self.pipe = config, pipe
         self.family = processes.Family()
-        self.maker = commands.Maker(config, self.family, pipe.reads)
+        self.maker = commands.Maker(config, self.family, pipe.reads, fence)
         self.sessions = Sessions(self.maker)
         self.keep_strays = "sweep" in without
         paths.unguarded = "paths" in without
@@ -154,14 +154,14 @@ def _said(error: OSError | ValueError, request: Header) -> str:
     return str(error)
 
 
-def serve(config: Mapping[str, Any], pipe: wire.Pipe) -> None:
-    """Serve until the host is gone."""
+def serve(config: Mapping[str, Any], pipe: wire.Pipe, fence: int | None) -> None:
+    """Serve until the host is gone, and put commands behind a fence."""
     try:
-        server = Server(config, pipe)
+        server = Server(config, pipe, fence)
     except (OSError, ValueError) as error:
         pipe.send({"failed": str(error)})
         os._exit(1)
-    header: Header = {"ready": True}
+    header: Header = {"ready": True, "fenced": fence is not None}
     parts: list[wire.Part] = []
     while True:
         pipe.send(header, *parts)
@@ -196,7 +196,7 @@ def main() -> None:
 
         confine.seccomp(confine.filtered(machine=os.uname().machine, guard=os.getpid(), **config["filter"]))
     try:
-        serve(config, pipe)
+        serve(config, pipe, landlock.for_commands(config["fence"]))
     except EOFError:
         pass
     os._exit(0)

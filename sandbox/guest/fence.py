@@ -23,6 +23,7 @@ def enclose(config: Mapping[str, Any]) -> None:
     rules = [(path, landlock.READ) for path in config["read"]] + [
         (path, uses & ~landlock.MAKE_CHAR & ~landlock.MAKE_BLOCK) for path in config["write"]
     ]
+    rules.append(("/proc", landlock.WRITE_FILE))  # to say of each command whom the kernel kills first
     rules += [(path, landlock.READ_FILE | landlock.WRITE_FILE | landlock.IOCTL_DEV) for path in config["devices"]]
     if "landlock" not in without:
         landlock.enter(uses, rules, tcp=config["seccomp"]["network"] != "any", scopes="signals" not in without)
@@ -55,8 +56,9 @@ def main() -> None:
     if config["rlimits"]:
         import resource  # noqa: F401  once, not in every command
     try:
+        fence = landlock.for_commands(config["fence"])  # it looks at what the server does not see from behind its own
         enclose(config)
-        exec_server.serve(config, pipe)
+        exec_server.serve(config, pipe, fence)
     except OSError as error:
         pipe.send({"failed": str(error)})
     except EOFError:

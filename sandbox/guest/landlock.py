@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 14
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REFER, TRUNCATE = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 13, 1 << 14
 MAKE_CHAR, MAKE_BLOCK, IOCTL_DEV = 1 << 6, 1 << 11, 1 << 15
 FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 """What can be allowed of something that is no folder."""
@@ -44,6 +44,13 @@ def enter(files: int, rules: Sequence[tuple[str, int]] = (), *, tcp: bool = Fals
     Raises:
         OSError: Landlock is missing, or a path is.
     """
+    fence = made(files, rules, tcp=tcp, scopes=scopes)
+    put_behind(fence)
+    os.close(fence)
+
+
+def made(files: int, rules: Sequence[tuple[str, int]] = (), *, tcp: bool = False, scopes: bool = False) -> int:
+    """Return the descriptor of a fence that nobody is behind yet; see ``enter``."""
     abi = version()
     files &= known(abi)
     parts = [files, TCP if tcp and abi >= 4 else 0, SCOPES if scopes and abi >= 6 else 0]
@@ -53,22 +60,33 @@ def enter(files: int, rules: Sequence[tuple[str, int]] = (), *, tcp: bool = Fals
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         if not os.path.isdir(path):
             uses &= FILE
-        below = struct.pack("<Qi", uses & files, fd)
-        _check(_libc.syscall(445, fence, 1, below, 0), f"Landlock, for {path}")
+        if uses & files:
+            below = struct.pack("<Qi", uses & files, fd)
+            _check(_libc.syscall(445, fence, 1, below, 0), f"Landlock, for {path}")
         os.close(fd)
+    return fence
+
+
+def put_behind(fence: int) -> None:
+    """Put this process, and all that it starts, behind a fence."""
     confine.no_new_privileges()
     _check(_libc.syscall(446, fence, 0), "Landlock")
-    os.close(fence)
 
 
-def command(fences: Collection[str]) -> None:
-    """Put what becomes a command behind a fence of its own.
+def for_commands(parts: Collection[str]) -> int | None:
+    """Make the fence that each command is put behind; None where it is not wanted, or the kernel has none that will do.
 
     Args:
-        fences: ``signals``: it may signal only what it started; ``trace``: it may trace only that.
+        parts: ``proc``: it may not write to what /proc shows, such as whom the kernel kills first when memory is short;
+            ``signals``: it may signal only what it started; ``trace``: it may trace only that.
     """
-    if fences:
-        enter(MAKE_CHAR | MAKE_BLOCK, scopes="signals" in fences)
+    # Below version 2 nothing behind a fence can be moved to another folder: not worth it for /proc alone.
+    if not parts or (version() < 2 and set(parts) == {"proc"}):
+        return None
+    uses = REFER | WRITE_FILE
+    rules = [(f"/{name}", uses) for name in os.listdir("/") if name != "proc" and not os.path.islink(f"/{name}")]
+    files = MAKE_CHAR | MAKE_BLOCK | REFER | (WRITE_FILE if "proc" in parts else 0)
+    return made(files, rules, scopes="signals" in parts)
 
 
 def _check(result: int, what: str) -> int:

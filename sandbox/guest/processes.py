@@ -30,8 +30,12 @@ def adopt() -> None:
 
 
 def expose() -> None:
-    """Undo the protection of a copy that is about to become a command, and offer it first when memory is short."""
+    """Undo the protection of a copy that is about to become a command."""
     _libc.prctl(4, 1, 0, 0, 0)
+
+
+def offer() -> None:
+    """Have the kernel kill this process, and what it starts, before others when memory is short."""
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(fd, b"1000")

@@ -10,7 +10,7 @@ import ctypes
 import os
 import sys
 
-from milepost.sandbox.guest import confine, exec_server, processes, trees, wire
+from milepost.sandbox.guest import confine, exec_server, landlock, processes, trees, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def serve(config: dict[str, Any]) -> None:
         processes.protect()
     processes.adopt()
     try:
-        exec_server.serve(config, pipe)
+        exec_server.serve(config, pipe, landlock.for_commands(config["fence"]))
     except EOFError:
         os._exit(0)
 
