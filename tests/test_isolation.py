@@ -11,7 +11,7 @@ from milepost.sandbox.attacks import suite
 from milepost.sandbox.attacks.core import Control
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, Settings
-from milepost.sandbox.hosts import GUEST
+from milepost.sandbox.hosts import GUEST, OPEN
 from milepost.sandbox.limits import LEAST
 from tests.sandboxes import need
 
@@ -50,6 +50,18 @@ def test_leaving_out_any_protection_changes_what_is_claimed(backend: str) -> Non
         claimed = dict(host(backend, name).isolation)
         assert claimed.pop("without") == [name]
         assert claimed != {key: claim for key, claim in whole.items() if key != "without"}, name
+
+
+@pytest.mark.parametrize("backend", ISOLATED)
+def test_what_the_kernel_cannot_keep_from_commands_is_claimed_no_more_once_the_guest_said_so(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = host(backend)
+    assert made.isolation["proc"] != OPEN
+    config = made._config() | {"fence": []}  # as on a kernel without Landlock
+    monkeypatch.setattr(made, "_config", lambda: config)
+    with GuestSandbox(made) as sandbox:
+        assert sandbox.isolation == {**made.isolation, "proc": OPEN}
 
 
 @pytest.mark.parametrize("backend", ISOLATED)

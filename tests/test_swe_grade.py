@@ -96,6 +96,15 @@ def test_an_equal_patch_is_graded_again_for_other_tests_and_after_its_time_was_o
     judge.close()
 
 
+def test_tests_that_the_machine_kept_waiting_are_run_once_more(task: SweTask, pool: Pool, tmp_path: Path) -> None:
+    stall = f"import pathlib, time\nif not (here := pathlib.Path({str(tmp_path / 'stalled')!r})).exists():"
+    stall += "\n    here.touch()\n    time.sleep(60)\n"
+    slow = replace(problem.of_task(task), timeout_s=5.0)
+    found = grade(slow, {"tiny.py": Node(data=f"{TINY}\n{stall}".encode())}, partial(lend, pool))
+    assert (tmp_path / "stalled").exists()
+    assert found.result == "resolved"
+
+
 def test_what_counts_for_nothing_is_an_empty_patch_and_no_test_is_run(task: SweTask) -> None:
     def nobody(settings: Settings) -> AbstractContextManager[Sandbox]:
         raise AssertionError("a sandbox was taken")

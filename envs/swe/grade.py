@@ -56,11 +56,21 @@ def grade(
     if not counted:
         return Grade("empty_patch", 0.0, (), ignored, None, "")
     before = {path: file.read_bytes() for path in counted if (file := problem.base / path).is_file()}
-    with take(problem.settings()) as sandbox:
-        sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in counted.items()})
-        run = problem.judge(sandbox)
+    run = _run(problem, counted, take)
+    if run.timed_out:  # perhaps the machine stood still; a patch that waits for ever does so again
+        run = _run(problem, counted, take)
     solved = sum(run.passed([test]) for test in problem.fail_to_pass)
     regressions = tuple(test for test in problem.pass_to_pass if not run.passed([test]))
     resolved = solved == len(problem.fail_to_pass) and not regressions
     share = solved / len(problem.fail_to_pass)
     return Grade("resolved" if resolved else "patch", share, regressions, ignored, run, unified(before, counted))
+
+
+def _run(
+    problem: Problem,
+    counted: Mapping[str, bytes | None],
+    take: Callable[[Settings], AbstractContextManager[Sandbox]],
+) -> TestRun:
+    with take(problem.settings()) as sandbox:
+        sandbox.put_tree({path: None if data is None else Node(data=data) for path, data in counted.items()})
+        return problem.judge(sandbox)

@@ -28,18 +28,18 @@ class Workspace:
 
     def look(self) -> bool:
         """Read what is there now; return whether it is something else than before."""
-        too_much = ""
+        why = ""
         try:
             diff = self._sandbox.diff()
-        except ValueError as error:  # more than can be taken out of a sandbox whose disk is not limited
-            diff, too_much = {}, str(error)
-        if self.key and diff == self.diff and not too_much:
+        except ValueError as error:  # too much to take out, paths too long, folders that a session closes meanwhile
+            diff, why = {}, str(error)
+        if self.key and diff == self.diff and not why:
             return False
         self.diff = diff
         self.patch, self.ignored = changes(self._problem, diff)
-        if too_much:
-            self.ignored = {"all": too_much}
-        digest = blake2b(too_much.encode(), digest_size=12)
+        if why:
+            self.ignored = {"all": why}
+        digest = blake2b(why.encode(), digest_size=12)
         for path, node in sorted(diff.items()):
             digest.update(repr((path, node and (node.kind, node.mode, len(node.data)))).encode())
             digest.update(node.data if node else b"")
