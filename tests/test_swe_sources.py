@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import tarfile
+import threading
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -94,6 +96,32 @@ def test_an_archive_that_does_not_come_is_the_machine_s_error(
     monkeypatch.setattr(sources, "_get", get)
     with pytest.raises(MachineError, match=r"does not answer \(https://index.test/f.gz: 404 Not Found\)"):
         source(tiny, tmp_path / "cache")
+
+
+def test_an_archive_of_which_a_part_came_is_the_machine_s_error(
+    tiny: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cut(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            whole = b'<a href="/tiny-1.0.tar.gz">tiny-1.0.tar.gz</a>' if self.path.endswith("/") else bytes(4000)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(whole)))
+            self.end_headers()
+            self.wfile.write(whole[:1000])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cut) as server:
+        threading.Thread(target=server.serve_forever).start()
+        index = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(sources, "_pip_settings", lambda: {"index-url": index})
+        with pytest.raises(
+            MachineError, match=r"does not answer \(.*/tiny-1.0.tar.gz: the answer ended after 1000 of 4000"
+        ):
+            source(tiny, tmp_path / "cache")
+        server.shutdown()
+    assert left(tmp_path / "cache") == []
 
 
 def test_tools_that_pip_cannot_install_are_the_machine_s_error_and_leave_nothing(

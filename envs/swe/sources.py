@@ -171,7 +171,9 @@ def _get(url: str) -> tuple[bytes, str]:
     context = ssl.create_default_context(cafile=_pip_settings().get("cert"))
     with urllib.request.urlopen(request, timeout=60.0, context=context) as answer:
         data = answer.read(MAX_BYTES + 1)
-        kind = str(answer.headers.get("Content-Type", ""))
+        kind, size = (str(answer.headers.get(name, "")) for name in ("Content-Type", "Content-Length"))
+    if size.isdigit() and len(data) < min(int(size), MAX_BYTES):
+        raise OSError(f"the answer ended after {len(data)} of {size} bytes")
     if len(data) > MAX_BYTES:
         raise ValueError(f"expected at most {MAX_BYTES} bytes, got more from {url}")
     return data, kind
