@@ -310,6 +310,9 @@ def test_a_patch_that_does_not_apply_and_a_repository_that_is_not_there_are_one_
         wrong = ROW["patch"].replace("-x = 1", "-x = 5")
         with pytest.raises(ValueError, match=rf"^a__b-1: {name}: pkg/m.py: the patch does not apply: hunk 1 is not"):
             one(tmp_path, **{name: wrong}).problem()
+        for wrong, said in (("garbage", ": expected a unified diff"), ("--- a/x\nx\n", r", line 2: expected \+\+\+")):
+            with pytest.raises(ValueError, match=rf"^a__b-1: {name}{said}"):
+                one(tmp_path, **{name: wrong}).problem()
     shutil.rmtree(repository)
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(ValueError, match=r"^a__b-1: no folder /.*/set/a__b-1; docker: ") as raised:

@@ -128,4 +128,5 @@ class Instance:
         try:
             return apply_text(getattr(self, name), read)
         except ValueError as error:
-            raise ValueError(f"{self.instance_id}: {name}: {error}") from None
+            said = str(error).removeprefix("patch")  # which it says where it is about the patch, and not a file in it
+            raise ValueError(f"{self.instance_id}: {name}{said if said[:1] in ':,' else f': {said}'}") from None
