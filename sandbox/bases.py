@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -97,7 +98,9 @@ def size(base: Path) -> int:
 
 def remove(folder: Path) -> None:
     """Remove a folder as far as it lets itself be, however its own folders are closed and nested."""
-    with suppress(OSError):
+    with suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # it is gone, or something in it is not to be removed
         above = os.open(folder.parent, paths.FOLDER)
         try:
             paths.remove(above, os.fsencode(folder.name))

@@ -158,7 +158,7 @@ class BubblewrapHost:
             "overlay": True,
             "clean": [],
             "memory": asked.memory if grouped else None,
-            "fence": [] if "proc" in self._without else ["proc"],
+            "fence": None if "proc" in self._without else ["proc"],
             "without": sorted(self._without),
             "room": self._room,
             "layers": self._layers,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from milepost.sandbox.core import Node, Result, SandboxError, Session
-from milepost.sandbox.hosts import OPEN, Host, wait
+from milepost.sandbox.hosts import PROC_OPEN, Host, wait
 
 GRACE_S = 15.0
 """What a guest may take beyond a command's own time."""
@@ -158,7 +158,7 @@ class GuestSandbox:
         self._gone = "the sandbox is closed" if self._closed else None
         try:
             if not self._ready().get("fenced") and "proc" in self.isolation:
-                self.isolation = {**self.isolation, "proc": OPEN}
+                self.isolation = {**self.isolation, "proc": PROC_OPEN}
         except BaseException:
             self._gone = self._gone or "the guest did not start"
             self._link.close()

@@ -276,7 +276,7 @@ class DockerHost:
             "clean": ["/tmp", "/dev/shm", "/dev/mqueue"],
             "parent": None,
             "memory": self.settings.limits.memory,
-            "fence": [] if "proc" in self._without else ["proc"],
+            "fence": None if "proc" in self._without else ["proc"],
             "filter": None if "seccomp" in self._without else {"network": network},
             "without": sorted(self._without),
         }

@@ -17,7 +17,7 @@ GUEST = ("dumpable", "sweep", "paths", "proc")
 outlives its command, that no path leads out of the workspace, that commands write to nothing in /proc."""
 
 
-OPEN = "what commands may write to there"
+PROC_OPEN = "what commands may write to there"
 """What a record says of /proc where the kernel has no Landlock of version 2."""
 
 
@@ -26,7 +26,7 @@ def guards(without: Collection[str]) -> dict[str, str]:
     return {
         "server": "open to commands" if "dumpable" in without else "closed to commands",
         "leftovers": "live on after their command" if "sweep" in without else "killed with their command",
-        "proc": OPEN if "proc" in without else "read-only for commands",
+        "proc": PROC_OPEN if "proc" in without else "read-only for commands",
         "paths": "may lead out of the workspace" if "paths" in without else "end in the workspace",
     }
 

@@ -164,10 +164,9 @@ class LandlockHost:
             "probe": False,
         }
 
-    def _fence(self) -> list[str]:
+    def _fence(self) -> list[str] | None:
         """Return the parts of each command's fence."""
-        parts = () if "fence" in self._without else ("trace", "signals", "proc")
-        return [part for part in parts if part not in self._without]
+        return None if "fence" in self._without else [p for p in ("signals", "proc") if p not in self._without]
 
     def _isolation(self) -> dict[str, Any]:
         there = {name: name not in self._without for name in PROTECTIONS}

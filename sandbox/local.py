@@ -65,7 +65,7 @@ class LocalHost:
             "overlay": False,
             "clean": [tmp],
             "parent": os.getpid(),
-            "fence": [],
+            "fence": None,
         }
         argv = runtime.command(runtime.guest_folder(), json.dumps(config))
         self._process = runtime.start(lambda: subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))

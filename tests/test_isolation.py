@@ -11,7 +11,7 @@ from milepost.sandbox.attacks import suite
 from milepost.sandbox.attacks.core import Control
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, Settings
-from milepost.sandbox.hosts import GUEST, OPEN
+from milepost.sandbox.hosts import GUEST, PROC_OPEN
 from milepost.sandbox.limits import LEAST
 from tests.sandboxes import need
 
@@ -57,11 +57,11 @@ def test_what_the_kernel_cannot_keep_from_commands_is_claimed_no_more_once_the_g
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = host(backend)
-    assert made.isolation["proc"] != OPEN
-    config = made._config() | {"fence": []}  # as on a kernel without Landlock
+    assert made.isolation["proc"] != PROC_OPEN
+    config = made._config() | {"fence": None}  # as on a kernel without Landlock
     monkeypatch.setattr(made, "_config", lambda: config)
     with GuestSandbox(made) as sandbox:
-        assert sandbox.isolation == {**made.isolation, "proc": OPEN}
+        assert sandbox.isolation == {**made.isolation, "proc": PROC_OPEN}
 
 
 @pytest.mark.parametrize("backend", ISOLATED)

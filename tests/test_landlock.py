@@ -110,16 +110,21 @@ def test_another_sandboxs_workspace_and_sockets_are_out_of_reach(intact: GuestSa
                 assert "PermissionError" in intact.run(["/usr/bin/python3", "-c", call]).output
 
 
-def test_queues_and_semaphores_that_would_outlive_it_cannot_be_had(intact: GuestSandbox) -> None:
+def test_what_would_outlive_it_cannot_be_had(intact: GuestSandbox) -> None:
     code = """
 import ctypes, errno
 libc = ctypes.CDLL(None, use_errno=True)
-for made in (libc.msgget(0x5151, 0o1666), libc.semget(0x5151, 1, 0o1666), libc.syscall(MQ_OPEN, b"x", 0o102, 0o600, 0)):
-    print(made, errno.errorcode[ctypes.get_errno()])
+for deed in (
+    lambda: libc.msgget(0x5151, 0o1666),
+    lambda: libc.semget(0x5151, 1, 0o1666),
+    lambda: libc.shmget(0x5151, 1, 0o1666),
+    lambda: libc.syscall(MQ_OPEN, b"x", 0o102, 0o600, 0),
+):
+    print(deed(), errno.errorcode[ctypes.get_errno()])
 """
     number = confine.ARGUED["mq_open"][confine.ARCHITECTURES[os.uname().machine][1]]
     code = code.replace("MQ_OPEN", str(number))
-    assert intact.run(["/usr/bin/python3", "-c", code]).output == "-1 ENOSYS\n" * 3
+    assert intact.run(["/usr/bin/python3", "-c", code]).output == "-1 ENOSYS\n" * 4
 
 
 def test_closing_kills_what_it_cannot_ask_and_removes_its_folder() -> None:

@@ -247,41 +247,6 @@ def test_reset_leaves_no_extended_attributes(sandbox: GuestSandbox) -> None:
     assert sandbox.diff() == {}
 
 
-def test_looking_at_what_is_closed_changes_nothing(sandbox: GuestSandbox) -> None:
-    sandbox.run("echo B = 3 > pkg/sub/b.py; ln -s b.py pkg/sub/to; chmod 000 pkg/sub/b.py pkg/sub; chmod 444 pkg")
-    differs = {
-        "pkg": Node("folder", mode=0o444),
-        "pkg/sub": Node("folder", mode=0),
-        "pkg/sub/b.py": Node(data=b"B = 3\n", mode=0),
-        "pkg/sub/to": Node("link", b"b.py", mode=0o777),
-    }
-    assert sandbox.diff() == differs
-    assert differs.items() <= sandbox.get_tree().items()
-    assert sandbox.diff() == differs
-    assert sandbox.run("stat -c %a pkg").output == "444\n"
-
-
-SCORE = """
-import os
-for value in (b"0", b"500"):
-    try:
-        os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), value)
-    except OSError as error:
-        print(error.strerror)
-print(open("/proc/self/oom_score_adj").read())
-"""
-
-
-def test_commands_are_killed_first_when_memory_is_short_and_cannot_change_that(sandbox: GuestSandbox) -> None:
-    told = sandbox.run(["/usr/bin/python3", "-c", SCORE]).output.split("\n")
-    if sandbox.backend == "local":
-        assert told[-3:] == ["500", "", ""]
-    elif sandbox.isolation["proc"] == "read-only for commands":
-        assert told == ["Permission denied", "Permission denied", "1000", "", ""]
-    assert sandbox.run("cat /proc/self/oom_score_adj").output == "1000\n"
-    assert sandbox.session().run("cat /proc/self/oom_score_adj").output == "1000\n"
-
-
 def test_files_move_between_folders_and_keep_other_names(sandbox: GuestSandbox) -> None:
     script = "import os; os.mkdir('new'); os.rename('pkg/a.py', 'new/a.py'); os.link('new/a.py', 'pkg/again')"
     assert sandbox.run(["/usr/bin/python3", "-c", script]).output == ""
@@ -299,34 +264,6 @@ def test_files_move_between_folders_and_keep_other_names(sandbox: GuestSandbox) 
         "pkg/sub",
         "pkg/sub/b.py",
     }
-
-
-CLOSED = """
-import os
-for n in range(400):
-    os.mkdir("d")
-    os.chdir("d")
-for n in range(600):
-    with open(str(n), "w") as file:
-        file.write(str(n))
-    os.chmod(str(n), 0 if n % 2 else 0o644)
-for n in range(400):
-    os.chdir("..")
-    os.chmod("d", 0)
-"""
-
-
-def test_no_nest_of_closed_folders_outlasts_the_guest(sandbox: GuestSandbox) -> None:
-    assert sandbox.run(["/usr/bin/python3", "-c", CLOSED]).exit_code == 0
-    here = "/".join(["d"] * 400)
-    found = sandbox.diff()
-    assert len(found) == 1000
-    assert found[f"{here}/599"] == Node(data=b"599", mode=0)
-    assert found["d/d"] == Node("folder", mode=0)
-    assert found.items() <= sandbox.get_tree().items()
-    assert sandbox.run("stat -c %a d").output == "0\n"
-    sandbox.reset()
-    assert sandbox.diff() == {}
 
 
 def test_sessions_keep_what_one_shot_commands_do_not(sandbox: GuestSandbox) -> None:

@@ -109,7 +109,7 @@ def test_an_archive_of_which_a_part_came_is_the_machine_s_error(
             self.end_headers()
             self.wfile.write(whole[:1000])
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cut) as server:

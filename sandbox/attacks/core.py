@@ -23,9 +23,8 @@ REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EROFS)
 FILES = "filesystem"
 """The protection that a sandbox sees none of the host's files but what it is given."""
 
-LANDLOCK, COUNTED, SHARED_USER, UNCOUNTED = (
+LANDLOCK, SHARED_USER, UNCOUNTED = (
     "landlock",
-    "landlock, where a control group counts memory",
     "landlock, as an ordinary user",
     "bubblewrap and landlock, where no control group counts memory",
 )
@@ -85,7 +84,6 @@ class Hole:
         counted = known.get("limits", {}).get("memory") != limits.PER_PROCESS
         return {
             LANDLOCK: backend == "landlock",
-            COUNTED: backend == "landlock" and counted,
             SHARED_USER: backend == "landlock" and not landlock.own_users(),
             UNCOUNTED: not counted,
         }[self.where]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from secrets import randbits, token_hex
 
-from milepost.sandbox.attacks.core import COUNTED, Attack, Control, Hole, Verdict, without
+from milepost.sandbox.attacks.core import Attack, Control, Verdict, without
 from milepost.sandbox.attacks.prelude import Refused, call, libc, named
 from milepost.sandbox.attacks.stage import Stage
 from milepost.sandbox.core import Session
@@ -165,7 +165,6 @@ def _left(stage: Stage) -> Verdict:
 TOO_MANY = (
     "processes, and users that are known to nobody else, keep it out: without a user namespace there is no sandbox"
 )
-SHARED = Hole("landlock has no namespace for System V shared memory; only its permissions count", COUNTED)
 ATTACKS = [
     Attack(
         "other-files",
@@ -197,13 +196,12 @@ ATTACKS = [
         _shared_memory,
         without("ipc", "memory"),  # where no group counts memory, there is none that is shared
         docker=without("ipc"),
-        hole=SHARED,
+        landlock=without("seccomp"),
     ),
     Attack(
         "remains",
         "Finds what the episode before it left: files, attributes of files, memory, processes.",
         _left,
         Control(lifted=True),
-        hole=SHARED,
     ),
 ]

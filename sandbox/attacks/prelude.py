@@ -50,6 +50,7 @@ NUMBERS = {
         "process_vm_readv": (310, 270),
         "ptrace": (101, 117),
         "renameat2": (316, 276),
+        "semget": (64, 190),
         "sethostname": (170, 161),
         "setns": (308, 268),
         "shmat": (30, 196),

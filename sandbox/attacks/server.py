@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from milepost.sandbox.attacks.core import Attack, Verdict, read_verdict, unless_killed, without
-from milepost.sandbox.attacks.prelude import Refused, call, first, servers
+from milepost.sandbox.attacks.prelude import Refused, call, first, libc, servers
 from milepost.sandbox.attacks.stage import Stage
 from milepost.sandbox.core import SandboxError
 
@@ -162,6 +164,33 @@ def _starved(stage: Stage) -> Verdict:
     return unless_killed(result)
 
 
+def _outlive(size: int) -> str:
+    held = 0
+    libc.shmat.restype = ctypes.c_void_p
+    with suppress(OSError):
+        while held < size:
+            at = libc.shmat(call("shmget", 0, 1 << 20, 0o1600), None, 0)
+            ctypes.memset(at, 1, 1 << 20)
+            libc.shmdt(ctypes.c_void_p(at))
+            held += 1 << 20
+    with suppress(OSError):
+        while held < size:
+            call("semget", 0, 32000, 0o1600)
+            held += 32000 * 64
+    if held:
+        return f"holds {held >> 20} MB that outlive it"
+    raise Refused("neither memory nor semaphores of that size can be had")
+
+
+def _outlived(stage: Stage) -> Verdict:
+    try:
+        result = stage.play(_outlive, size=300 << 20)
+        stage.sandbox.write("more", bytes(8 << 20))  # for which the server needs room
+    except (SandboxError, ValueError) as error:
+        return Verdict(False, str(error))
+    return unless_killed(result)
+
+
 def _survives(payload: Callable[..., str]) -> Callable[[Stage], Verdict]:
     def play(stage: Stage) -> Verdict:
         try:
@@ -191,5 +220,6 @@ ATTACKS = [
     Attack("server-environment", "Reads the server's environment.", _survives(_environment), CLOSED, landlock=BOTH),
     Attack("server-descriptors", "Opens the server's pipes.", _survives(_descriptors), CLOSED, landlock=BOTH),
     Attack("starve-server", "Has the kernel kill the server for memory.", _starved, without("proc")),
+    Attack("lasting-memory", "Fills memory that outlives its command.", _outlived, without("seccomp")),
     Attack("forged-frames", "Writes an answer of its own to the host's pipe.", _forged, CLOSED, landlock=BOTH),
 ]

@@ -103,7 +103,9 @@ ARGUED: dict[str, tuple[int, int]] = {
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 """The kernel's number of an architecture, and its column in the tables."""
 
-EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
+EPERM, EINVAL, ENOSYS, EAFNOSUPPORT = 1, 22, 38, 97
+MAX_SHARED = 4096
+"""Bytes of one piece of System V shared memory, of which a namespace has 4,096 at most."""
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
@@ -119,12 +121,15 @@ def filtered(
 ) -> bytes:
     """Return a seccomp program, for little-endian machines.
 
+    What belongs to no process outlives its command: killing all that runs would not make room again. There are no
+    semaphores and queues of System V therefore, and no more of its memory than databases lock themselves with.
+
     Args:
         machine: As ``os.uname().machine``.
         network: ``none``: sockets of the file system only; ``loopback``: TCP and UDP too; ``any``: all.
         guard: The process id of the server, whose limits and priority commands may not change; None: where there is
             no namespace of processes, they may change only their own, for any number may be a stranger's.
-        shared_memory: Whether memory that belongs to no process (memfd, System V) may be had.
+        shared_memory: Whether memory that no limit of a process counts (memfd, System V) may be had.
         without: With ``userns`` in it, new namespaces are not refused.
     """
     number, column = ARCHITECTURES[machine]
@@ -150,9 +155,12 @@ def filtered(
         rule("clone3", [_op(_RETURN, _ERRNO | ENOSYS)])
         rule("clone", [_arg(0), _op(_JUMP_ANY_BIT, NAMESPACES, 0, 1), _op(_RETURN, _ERRNO | EPERM)])
     shared = () if shared_memory else ("memfd_create", "shmget")
-    left = ("mq_open", "msgget", "semget") if guard is None else ()  # without a namespace they outlive the sandbox
-    for name in (*shared, *left):
+    left = ("mq_open", "shmget") if guard is None else ()  # without a namespace they outlive the sandbox
+    for name in {"msgget", "semget", *shared, *left}:
         rule(name, [_op(_RETURN, _ERRNO | ENOSYS)])
+    if shared_memory and guard is not None:
+        too_much = [_op(_JUMP_AT_LEAST, MAX_SHARED + 1, 0, 1), _op(_RETURN, _ERRNO | EINVAL)]
+        rule("shmget", [_op(_LOAD, 16 + 8 + 4), *_only((0,), EINVAL), _arg(1), *too_much])
     rule("personality", [_arg(0), *_only((0, 0xFFFFFFFF), EPERM)])
     whom = _only((0,), EPERM) if guard is None else [_op(_JUMP_EQUAL, guard, 0, 1), _op(_RETURN, _ERRNO | EPERM)]
     for name in ("prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"):
@@ -173,7 +181,7 @@ def _op(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
 
 
 def _arg(n: int) -> bytes:
-    """Load the low half of an argument: all of these are int, of which the kernel looks at no more."""
+    """Load the low half of an argument; of an int the kernel looks at no more."""
     return _op(_LOAD, 16 + 8 * n)
 
 

@@ -10,7 +10,7 @@ The first frame, ``{"ready": true}``, says that the workspace is as new. The set
     clean       folders that are emptied at a reset
     memory      what the server may use together with all commands, or null
     filter      null, or the keywords of ``confine.filtered`` for system calls that are refused from now on
-    fence       parts of the fence that commands are put behind; see ``landlock.for_commands``
+    fence       what ``landlock.for_commands`` gets
     parent      where there is no PID namespace, the process id with which everything ends; null: whoever it is
     without     protections that are left out, to show what they are good for
 """
@@ -197,6 +197,8 @@ def main() -> None:
         confine.seccomp(confine.filtered(machine=os.uname().machine, guard=os.getpid(), **config["filter"]))
     try:
         serve(config, pipe, landlock.for_commands(config["fence"]))
+    except OSError as error:
+        pipe.send({"failed": str(error)})
     except EOFError:
         pass
     os._exit(0)

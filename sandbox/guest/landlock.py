@@ -73,18 +73,20 @@ def put_behind(fence: int) -> None:
     _check(_libc.syscall(446, fence, 0), "Landlock")
 
 
-def for_commands(parts: Collection[str]) -> int | None:
+def for_commands(parts: Collection[str] | None) -> int | None:
     """Make the fence that each command is put behind; None where it is not wanted, or the kernel has none that will do.
+
+    Whatever its parts are, a command can trace, and see the memory, descriptors and program of, only what it started.
 
     Args:
         parts: ``proc``: it may not write to what /proc shows, such as whom the kernel kills first when memory is short;
-            ``signals``: it may signal only what it started; ``trace``: it may trace only that.
+            ``signals``: it may signal only what it started. None: no fence.
     """
     # Below version 2 nothing behind a fence can be moved to another folder: not worth it for /proc alone.
-    if not parts or (version() < 2 and set(parts) == {"proc"}):
+    if parts is None or (version() < 2 and set(parts) == {"proc"}):
         return None
-    uses = REFER | WRITE_FILE
-    rules = [(f"/{name}", uses) for name in os.listdir("/") if name != "proc" and not os.path.islink(f"/{name}")]
+    places = [f"/{name}" for name in os.listdir("/") if name != "proc"]
+    rules = [(place, REFER | WRITE_FILE) for place in places if os.path.exists(place) and not os.path.islink(place)]
     files = MAKE_CHAR | MAKE_BLOCK | REFER | (WRITE_FILE if "proc" in parts else 0)
     return made(files, rules, scopes="signals" in parts)
 

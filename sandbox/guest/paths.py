@@ -148,8 +148,7 @@ def remove(parent: int, name: bytes) -> None:
         return None
     except IsADirectoryError:
         pass
-    os.chmod(name, 0o700, dir_fd=parent)
-    top = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+    top = _entered(parent, name)
     try:
         empty(top)
     finally:
@@ -174,10 +173,11 @@ def empty(top: int) -> None:
                     os.unlink(child, dir_fd=fd)
                     continue
                 except IsADirectoryError:
-                    os.chmod(child, 0o700, dir_fd=fd)
+                    pass
                 try:
                     os.rmdir(child, dir_fd=fd)
                 except OSError:
+                    os.close(_entered(fd, child))  # only one that may be written to moves
                     if here != b".":
                         up = b"." + os.urandom(12).hex().encode()
                         os.rename(child, up, src_dir_fd=fd, dst_dir_fd=top)
@@ -187,6 +187,17 @@ def empty(top: int) -> None:
             os.close(fd)
         if here != b".":
             os.rmdir(here, dir_fd=top)
+
+
+def _entered(parent: int, name: bytes) -> int:
+    """Open a folder that its user may have closed, for writing too; never by way of a link."""
+    try:
+        fd = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent)
+        fd = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+    os.fchmod(fd, 0o700)
+    return fd
 
 
 class Opened:
@@ -216,7 +227,7 @@ class Opened:
         try:
             return open_below(self.root, inside, FOLDER, links=False)
         except PermissionError:
-            self._closed.append((path, change_mode(*self._above(path), 0o500, keep=0o7777)))
+            self._closed.append((path, self._change_mode(path, 0o500, keep=0o7777)))
             return open_below(self.root, inside, FOLDER, links=False)
 
     def file(self, path: bytes, flags: int) -> int:
@@ -225,7 +236,7 @@ class Opened:
         try:
             return open_below(parent, name, flags, links=False)
         except PermissionError:
-            mode = change_mode(parent, name, 0o400, keep=0o7777)
+            mode = self._change_mode(path, 0o400, keep=0o7777)
             try:
                 return open_below(parent, name, flags, links=False)
             finally:
@@ -252,9 +263,21 @@ class Opened:
             self._parent = above, fd
         return self._parent[1], name
 
+    def _change_mode(self, path: bytes, mode: int, keep: int = 0) -> int:
+        """Change a mode but for bits that are kept, and return it as it was; a link has none."""
+        if not path:
+            entry = os.fstat(self.root)
+            os.fchmod(self.root, stat.S_IMODE(entry.st_mode) & keep | mode)
+            return stat.S_IMODE(entry.st_mode)
+        parent, name = self._above(path)
+        entry = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISLNK(entry.st_mode):
+            os.chmod(name, stat.S_IMODE(entry.st_mode) & keep | mode, dir_fd=parent)
+        return stat.S_IMODE(entry.st_mode)
+
     def _give_back(self, path: bytes, mode: int) -> None:
         try:
-            change_mode(*self._above(path), mode)
+            self._change_mode(path, mode)
         except OSError:  # it is gone
             pass
 
@@ -263,14 +286,6 @@ class Opened:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def change_mode(parent: int, name: bytes, mode: int, keep: int = 0) -> int:
-    """Change a mode but for bits that are kept, and return it as it was; a link has none."""
-    entry = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    if not stat.S_ISLNK(entry.st_mode):
-        os.chmod(name, entry.st_mode & keep | mode, dir_fd=parent)
-    return stat.S_IMODE(entry.st_mode)
 
 
 def attributes(fd: int) -> list[str]:

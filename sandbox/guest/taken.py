@@ -21,7 +21,7 @@ KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
 
 
 def get(root: int, path: bytes, n: int) -> Answer:
-    """Return everything below a folder.
+    """Return everything below a folder; nothing is gone.
 
     Raises:
         ValueError: It holds more bytes than that.

@@ -214,6 +214,8 @@ def walk(top: paths.Opened) -> Iterator[tuple[bytes, os.stat_result]]:
         try:
             fd = top.folder(at)
         except GONE:
+            if not at:
+                raise
             continue
         try:
             for name in sorted(map(os.fsencode, os.listdir(fd))):
