@@ -16,7 +16,6 @@ GUEST = ("dumpable", "sweep", "paths", "proc")
 """Protections that are the guest's own, whatever its host: that commands cannot look into the server, that nothing
 outlives its command, that no path leads out of the workspace, that commands write to nothing in /proc."""
 
-
 PROC_OPEN = "what commands may write to there"
 """What a record says of /proc where the kernel has no Landlock of version 2."""
 

@@ -113,7 +113,7 @@ def test_an_archive_of_which_a_part_came_is_the_machine_s_error(
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cut) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()  # also where what follows fails
         index = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(sources, "_pip_settings", lambda: {"index-url": index})
         with pytest.raises(

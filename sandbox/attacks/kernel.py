@@ -243,7 +243,6 @@ def _foreign_abi() -> str:
 
 NONE_LEFT = errno.ENOSPC
 """With this more namespaces than are allowed are refused, and none is allowed."""
-BOTH = without("seccomp", "userns")
 FILTER, SPACES = without("seccomp"), without("userns")
 FENCED = without("seccomp", "landlock", "fence")
 ATTACKS = [
@@ -271,7 +270,12 @@ ATTACKS = [
         docker=FILTER,
     ),
     Attack(
-        "setns", "Enters another process's namespaces.", inside(_setns, NONE_LEFT), BOTH, docker=FILTER, landlock=FILTER
+        "setns",
+        "Enters another process's namespaces.",
+        inside(_setns, NONE_LEFT),
+        without("seccomp", "userns"),
+        docker=FILTER,
+        landlock=FILTER,
     ),
     Attack("ptrace", "Attaches to another process and reads its memory.", inside(_ptrace), FILTER),
     Attack("process-vm", "Reads another process's memory without attaching.", inside(_process_vm), FILTER),

@@ -10,11 +10,15 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from milepost.sandbox.attacks.core import Attack, Verdict, read_verdict, unless_killed, without
 from milepost.sandbox.attacks.prelude import Refused, call, first, libc, servers
 from milepost.sandbox.attacks.stage import Stage
-from milepost.sandbox.core import SandboxError
+from milepost.sandbox.core import Result, SandboxError
+
+FILL = 300 << 20
+"""Bytes of memory, more than any sandbox here may use."""
 
 
 def _kill_all() -> str:
@@ -154,16 +158,6 @@ def _starve(size: int) -> str:
     os.execv("/bin/sh", ["sh", "-c", 'head -c "$0" /dev/zero >&9 && echo "$1" || echo "$2"', str(size), *told])
 
 
-def _starved(stage: Stage) -> Verdict:
-    try:
-        result = stage.play(_starve, size=300 << 20)
-        if not stage.answers():
-            return Verdict(False, "the sandbox does not answer any more")
-    except SandboxError as error:
-        return Verdict(False, str(error))
-    return unless_killed(result)
-
-
 def _outlive(size: int) -> str:
     held = 0
     libc.shmat.restype = ctypes.c_void_p
@@ -184,17 +178,19 @@ def _outlive(size: int) -> str:
 
 def _outlived(stage: Stage) -> Verdict:
     try:
-        result = stage.play(_outlive, size=300 << 20)
+        result = stage.play(_outlive, size=FILL)
         stage.sandbox.write("more", bytes(8 << 20))  # for which the server needs room
     except (SandboxError, ValueError) as error:
         return Verdict(False, str(error))
     return unless_killed(result)
 
 
-def _survives(payload: Callable[..., str]) -> Callable[[Stage], Verdict]:
+def _survives(
+    payload: Callable[..., str], read: Callable[[Result], Verdict] = read_verdict, **given: Any
+) -> Callable[[Stage], Verdict]:
     def play(stage: Stage) -> Verdict:
         try:
-            said = stage.inside(payload)
+            said = read(stage.play(payload, **given))
             if not stage.answers():
                 return Verdict(False, "the sandbox does not answer any more")
         except SandboxError as error:
@@ -219,7 +215,12 @@ ATTACKS = [
     Attack("server-memory", "Reads the server's memory.", _survives(_memory), CLOSED, landlock=BOTH),
     Attack("server-environment", "Reads the server's environment.", _survives(_environment), CLOSED, landlock=BOTH),
     Attack("server-descriptors", "Opens the server's pipes.", _survives(_descriptors), CLOSED, landlock=BOTH),
-    Attack("starve-server", "Has the kernel kill the server for memory.", _starved, without("proc")),
+    Attack(
+        "starve-server",
+        "Has the kernel kill the server for memory.",
+        _survives(_starve, unless_killed, size=FILL),
+        without("proc"),
+    ),
     Attack("lasting-memory", "Fills memory that outlives its command.", _outlived, without("seccomp")),
     Attack("forged-frames", "Writes an answer of its own to the host's pipe.", _forged, CLOSED, landlock=BOTH),
 ]

@@ -81,9 +81,7 @@ def above(fd: int, highest: int) -> int:
 class Maker:
     """Starts commands as the settings want them."""
 
-    def __init__(
-        self, config: Mapping[str, Any], family: processes.Family, host: int, fence: int | None = None
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], family: processes.Family, host: int, fence: int | None) -> None:
         self.workspace, self.env, self.family = config["workspace"], config["env"], family
         self.host = host
         """The pipe whose end means that nobody waits for an answer any more."""
