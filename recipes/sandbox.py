@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
+from milepost.agents.progress import bar
 from milepost.envs.names import did_you_mean
 from milepost.recipes.console import parse
 
@@ -75,11 +75,12 @@ def attack(argv: Sequence[str]) -> int:
         if name not in known:
             raise ValueError(f"no attack {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
     chosen = tuple(known[name] for name in args.only) or suite.ATTACKS
-    said = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True)
     rows: list[suite.Row] = []
     word, playing = ("controls", suite.controls) if args.controls else ("attacks", suite.play)
-    with said:
-        rows.extend(said.track(playing(backend, chosen), total=len(chosen), description=f"{word} on {backend}"))
+    with bar(f"{word} on {backend}", chosen, word) as tick:
+        for row in playing(backend, chosen):
+            rows.append(row)
+            tick()
     if args.json:
         print(json.dumps([{"name": r.name, "refused": r.refused, "detail": r.detail} for r in rows], indent=2))
     else:

@@ -136,8 +136,10 @@ def test_a_protection_that_does_not_refuse_an_attack_is_not_said_to() -> None:
     assert asked.stdout.startswith("refused 3 times: proc, seccomp and userns; without them: mounted"), asked.stderr
 
 
-def test_bad_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_words_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     for argv in (
+        ["attack", "--backend", "docker"],
         ["attack", "--backend", "local"],
         ["attack", "--backend", "bubblewrap", "--only", "fork-bom"],
         ["clean", "--days", "-1"],
