@@ -59,6 +59,11 @@ class Program:
             raise self._refused
 
     @property
+    def killed(self) -> bool:
+        """Whether it was told to end at once: it may not have ended yet, and will answer nothing more."""
+        return self._why is not None
+
+    @property
     def last_words(self) -> str:
         """The last line that it wrote to standard error."""
         lines = self._tail.decode(errors="replace").strip().splitlines()

@@ -154,10 +154,10 @@ def test_an_answer_that_never_comes_fails_its_episode_alone():
 
 
 def test_a_program_that_hangs_is_started_anew():
-    with ProcessPolicy(TROUBLED, timeout_s=2.0) as policy:
+    with ProcessPolicy(TROUBLED, timeout_s=3.0) as policy:
         assert run(policy, "a")[0].success is True
-        assert stops(run(policy, "mute")) == [Stop.FAILED]
-        assert run(policy, "b")[0].success is True
+        assert stops(run(policy, "mute-lingers")) == [Stop.FAILED]
+        assert run(policy, "b")[0].success is True, "it was asked of the program that was killed and had not ended yet"
     with (
         ProcessPolicy(TROUBLED, timeout_s=1.0) as policy,
         pytest.raises(ContractError, match="answered nothing in 1 s"),

@@ -25,6 +25,8 @@ for line in sys.stdin:
     if "flood" in episode:
         while True:
             os.write(1, b"x" * 65536)
+    if "lingers" in episode:  # of what it is there is something that is not killed with it
+        subprocess.Popen(["sleep", "3"], stdout=subprocess.DEVNULL, start_new_session=True)
     if "mute" in episode:
         time.sleep(3600)
     if "silent" in episode:
