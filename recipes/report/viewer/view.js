@@ -109,7 +109,7 @@ function theme(by) {
   document.documentElement.dataset.theme = now;
   document.getElementById("theme").textContent = `Theme: ${now}`;
   try {
-    localStorage.setItem("milepost-theme", now);
+    if (by) localStorage.setItem("milepost-theme", now);
   } catch {}
 }
 
