@@ -87,17 +87,13 @@ class _Pools(httpx2.AsyncBaseTransport):
         self._per_pool = per_pool
         self._proxy = _proxy(base_url)
         self._secrets = _forms(key) if key and len(key) >= SHORTEST_SECRET else set()
+        self._open()  # now, for the first costs a tenth of a second, in which requests that were spread would meet
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Return the whole reply, without the key."""
         i = next((i for i, n in enumerate(self._busy) if n < self._per_pool), len(self._busy))
         if i == len(self._busy):
-            self._pools.append(
-                httpx2.AsyncHTTPTransport(
-                    verify=_trusted(), limits=self._limits, proxy=self._proxy, socket_options=KEEP_ALIVE
-                )
-            )
-            self._busy.append(0)
+            self._open()
         self._busy[i] += 1
         try:
             response = await self._pools[i].handle_async_request(request)
@@ -113,6 +109,14 @@ class _Pools(httpx2.AsyncBaseTransport):
             if name.lower() not in (b"content-encoding", b"content-length", b"transfer-encoding")
         ]
         return httpx2.Response(response.status_code, headers=headers, content=self._without_key(content))
+
+    def _open(self) -> None:
+        self._pools.append(
+            httpx2.AsyncHTTPTransport(
+                verify=_trusted(), limits=self._limits, proxy=self._proxy, socket_options=KEEP_ALIVE
+            )
+        )
+        self._busy.append(0)
 
     def _without_key(self, text: bytes) -> bytes:
         for secret in self._secrets:
