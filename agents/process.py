@@ -155,7 +155,7 @@ class ProcessPolicy:
             loads[home] += 1
         home = self._homes.setdefault(episode, loads.index(min(loads)))
         program = self._programs[home]
-        if program is None or program.killed:
+        if program is None or program.over:
             try:
                 program = self._programs[home] = Program(self._argv, self._read, self._ended)
             except OSError as error:

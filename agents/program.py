@@ -44,12 +44,17 @@ class Program:
         """When it last answered, by the monotonic clock."""
         self.wants_forget = False
         self.closing = False
+        self.over = False
+        """Whether it was killed or has ended, and answers nothing more; ``on_end`` is called a little later."""
         self._on_line, self._on_end = on_line, on_end
         self._lines: SimpleQueue[bytes | None] = SimpleQueue()
         self._why: str | None = None
+        self._error: Exception | None = None
         self._tail = b""
         self._process: subprocess.Popen[bytes] | None = None
         self._refused: OSError | None = None
+        self._telling = threading.Lock()
+        self._told = threading.Event()
         started = threading.Event()
         # The kernel ends a child with the thread that started it, so that is one that stays.
         self._thread = threading.Thread(target=self._live, args=(argv, started), name="agent-program", daemon=True)
@@ -57,11 +62,6 @@ class Program:
         started.wait()
         if self._refused is not None:
             raise self._refused
-
-    @property
-    def killed(self) -> bool:
-        """Whether it was told to end at once: it may not have ended yet, and will answer nothing more."""
-        return self._why is not None
 
     @property
     def last_words(self) -> str:
@@ -75,7 +75,7 @@ class Program:
 
     def kill(self, why: str) -> None:
         """End it now, with all that it started."""
-        self._why = self._why or why
+        self._why, self.over = self._why or why, True
         assert self._process is not None
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
@@ -89,10 +89,9 @@ class Program:
     def close(self, grace_s: float) -> None:
         """Hang up and wait for its end; kill it where that takes longer than ``grace_s``."""
         self.hang_up()
-        self._thread.join(max(0.0, grace_s))
-        if self._thread.is_alive():
+        if not self._told.wait(max(0.0, grace_s)):
             self.kill("was closed")
-            self._thread.join(5.0)
+            self._told.wait(5.0)
 
     def _live(self, argv: Sequence[str], started: threading.Event) -> None:
         pipe = subprocess.PIPE
@@ -112,32 +111,40 @@ class Program:
         threading.Thread(target=self._write, args=(child.stdin,), name="agent-program-in", daemon=True).start()
         ears = threading.Thread(target=self._hear, args=(child.stderr,), name="agent-program-err", daemon=True)
         ears.start()
-        threading.Thread(target=self._outlive, args=(child.pid,), name="agent-program-end", daemon=True).start()
-        broken: Exception | None = None
+        threading.Thread(target=self._outlive, args=(child,), name="agent-program-end", daemon=True).start()
         with child.stdout:
             try:
-                while line := child.stdout.readline(LINE_BYTES + 1):
+                while (line := child.stdout.readline(LINE_BYTES + 1)) and not self._told.is_set():
                     self._on_line(self, line)
             except Exception as error:
-                broken = error
+                self._error = error
                 self.kill("was killed")
+        self.over = True
         try:
-            code = child.wait(2.0)
+            child.wait(2.0)
         except subprocess.TimeoutExpired:
             self.kill("closed its standard output")
-            code = child.wait()
-        self._lines.put(None)
         ears.join(1.0)  # longer where something that it started still holds the pipe
-        ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        self._on_end(self, self._why or ended, broken)
+        self._tell(child.wait())
 
-    def _outlive(self, pid: int) -> None:
+    def _outlive(self, child: subprocess.Popen[bytes]) -> None:
         """End what a program that ended left behind, where that holds its standard output open."""
         with suppress(ChildProcessError):
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie, whose group is still its own
-            self._thread.join(HELD_S)
-            if self._thread.is_alive():
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie, whose group is still its own
+            self.over = True
+            if not self._told.wait(HELD_S):
                 self.kill("")
+                if not self._told.wait(HELD_S):  # what holds it is of another group
+                    self._tell(child.wait())
+
+    def _tell(self, code: int) -> None:
+        """Tell its end, once."""
+        self._lines.put(None)
+        ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        with self._telling:
+            if not self._told.is_set():
+                self._on_end(self, self._why or ended, self._error)
+                self._told.set()
 
     def _write(self, stdin: IO[bytes]) -> None:
         with suppress(OSError), stdin:

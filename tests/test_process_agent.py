@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from agent_envs import CELLAR
 
+from milepost.agents.core import Request
 from milepost.agents.driver import play
 from milepost.agents.process import ProcessPolicy, ProgramError
 from milepost.envs.core import Call, ContractError, Episode, Stop, Task
@@ -37,6 +39,12 @@ def stops(episodes: list[Episode]) -> list[Stop | None]:
 def troubled() -> Iterator[ProcessPolicy]:
     with ProcessPolicy(TROUBLED) as policy:
         yield policy
+
+
+def asked(policy: ProcessPolicy, episode: str) -> str:
+    """Return what the policy answers in an episode, or its error."""
+    (answer,) = asyncio.run(policy.act([Request(episode, "g", [])]))
+    return str(answer) if isinstance(answer, Exception) else answer.text
 
 
 def gone(pid: str) -> bool:
@@ -154,15 +162,25 @@ def test_an_answer_that_never_comes_fails_its_episode_alone():
 
 
 def test_a_program_that_hangs_is_started_anew():
-    with ProcessPolicy(TROUBLED, timeout_s=3.0) as policy:
+    with ProcessPolicy(TROUBLED, timeout_s=4.0) as policy:
         assert run(policy, "a")[0].success is True
-        assert stops(run(policy, "mute-lingers")) == [Stop.FAILED]
+        assert stops(run(policy, "mute-errs")) == [Stop.FAILED]
         assert run(policy, "b")[0].success is True, "it was asked of the program that was killed and had not ended yet"
     with (
         ProcessPolicy(TROUBLED, timeout_s=1.0) as policy,
         pytest.raises(ContractError, match="answered nothing in 1 s"),
     ):
         run(policy, *["mute"] * 3, slots=1)
+
+
+@pytest.mark.parametrize("what", ["errs", "outs"])
+def test_a_program_that_ended_is_asked_no_more_whatever_holds_its_output(what: str):
+    with ProcessPolicy(TROUBLED, timeout_s=15.0) as policy:
+        assert asked(policy, f"parts-{what}") == "climb"
+        time.sleep(0.5)
+        assert asked(policy, "fine") == "climb"
+        assert "ended with exit code 7" in asked(policy, f"die-{what}")
+        assert asked(policy, "fine") == "climb"
 
 
 def test_a_program_that_wants_it_hears_which_episodes_are_over(

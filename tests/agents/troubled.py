@@ -14,6 +14,10 @@ for line in sys.stdin:
         print("told to forget", *request["forget"], file=sys.stderr, flush=True)
         continue
     episode, answer = request["episode"], {"id": request["id"], "content": "climb"}
+    if "errs" in episode:  # something that is not killed with it holds its standard error
+        subprocess.Popen(["sleep", "20"], stdout=subprocess.DEVNULL, start_new_session=True)
+    if "outs" in episode:  # or its standard output
+        subprocess.Popen(["sleep", "20"], stderr=subprocess.DEVNULL, start_new_session=True)
     if "die" in episode:
         print("Traceback ...\nMemoryError: no more", file=sys.stderr, flush=True)
         sys.exit(7)
@@ -25,8 +29,6 @@ for line in sys.stdin:
     if "flood" in episode:
         while True:
             os.write(1, b"x" * 65536)
-    if "lingers" in episode:  # of what it is there is something that is not killed with it
-        subprocess.Popen(["sleep", "3"], stdout=subprocess.DEVNULL, start_new_session=True)
     if "mute" in episode:
         time.sleep(3600)
     if "silent" in episode:
@@ -54,3 +56,5 @@ for line in sys.stdin:
         continue
     answer["forget"] = True
     print(json.dumps(answer), flush=True)
+    if "parts" in episode:
+        sys.exit(0)
