@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult
 
 PATH = "/mcp"
+CLOSE_S = 5.0
+"""So long a call under way may take to end when the process is to end."""
 
 
 class EnvServer:
@@ -90,7 +92,10 @@ class EnvServer:
         from mcp.server.stdio import stdio_server
 
         def leave(number: int) -> None:
-            self._thread.submit(self._hosted.close).result()
+            try:
+                self._thread.submit(self._hosted.close).result(CLOSE_S)
+            except TimeoutError:
+                print("the environment is still in a call: its episode is not kept", file=sys.stderr, flush=True)
             os._exit(128 + number)  # the thread that waits for input would keep the interpreter
 
         async def serve() -> None:

@@ -45,6 +45,18 @@ class NoisyEnv(tool_env.ShopEnv):
 tool_env.gym.register("noisy/Shop-v0", entry_point=NoisyEnv, max_episode_steps=12)
 """
 
+STUCK = """
+import sys, threading
+import tool_env
+
+class StuckEnv(tool_env.ShopEnv):
+    def step(self, action):
+        print("stuck", file=sys.stderr, flush=True)
+        threading.Event().wait()
+
+tool_env.gym.register("stuck/Shop-v0", entry_point=StuckEnv, max_episode_steps=12)
+"""
+
 
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "milepost.recipes.cli", "mcp", *words]
@@ -177,6 +189,26 @@ def test_a_signal_ends_the_server_though_its_input_stays_open_and_what_was_playe
         assert process.wait(20) == 128 + number
     (episode,) = read_episodes(tmp_path / "run")
     assert (episode.stop, len(episode.turns)) == (Stop.CANCELLED, 1)
+
+
+def test_a_signal_ends_the_server_in_the_middle_of_a_call_that_never_does(tmp_path: Path):
+    (tmp_path / "stuck_env.py").write_text(STUCK)
+    with started(over_stdio("stuck_env:stuck/Shop-v0", path=tmp_path)) as process:
+        asked(process, [("reset", {})])
+        assert process.stdin is not None
+        assert process.stderr is not None
+        call = {"name": "look", "arguments": {}}
+        process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}) + "\n")
+        process.stdin.flush()
+        for line in process.stderr:
+            if line == "stuck\n":
+                break
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(60) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+        assert "the environment is still in a call: its episode is not kept" in process.stderr.read()
 
 
 def test_pictures_reach_the_client_as_images():
