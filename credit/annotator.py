@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from threading import Thread
 from typing import Any
+from weakref import WeakSet
 
 from milepost.credit.core import Annotator
 from milepost.envs.core import ContractError, Message
@@ -14,6 +16,8 @@ Item = tuple[str, ...]
 """What one question is about: a caption, or two to compare."""
 Prompt = Callable[[Item], list[Message]]
 """The chat that asks about an item."""
+EXIT_S = 30.0
+"""So long Python's end waits for an annotator in the background."""
 
 
 class Queue:
@@ -72,6 +76,7 @@ class Queue:
                 new.run()
                 return answers + self._taken(new)
             self._asked = new
+            _BACKGROUND.add(new)
             new.start()
         return answers
 
@@ -120,3 +125,14 @@ class _Asked(Thread):
             self.answers = list(zip(self.items, answers, strict=True))
         except Exception as error:
             self.error = error
+
+
+_BACKGROUND: WeakSet[_Asked] = WeakSet()
+
+
+@atexit.register
+def _wait_for_all() -> None:
+    """Let a model come back: a thread that is inside one when Python ends would abort it."""
+    for asked in list(_BACKGROUND):
+        if asked.is_alive():
+            asked.join(EXIT_S)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -104,6 +106,25 @@ def test_in_the_background_an_error_of_the_caller_is_raised_and_one_of_the_machi
     made.join()
     with pytest.raises(ZeroDivisionError):
         made.work(yes(), chat)
+
+
+def test_python_ends_when_the_annotator_in_the_background_is_back():
+    script = """
+import threading, time
+from milepost.credit.annotator import Queue
+class Late:
+    def annotate(self, prompts):
+        asked.set()
+        time.sleep(1)
+        print("back", flush=True)
+        return ["FOO"]
+asked, queue = threading.Event(), Queue(background=True)
+queue.offer(("a",))
+queue.work(Late(), lambda item: [])
+asked.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "back\n", "")
 
 
 def test_what_is_under_way_is_asked_again_after_a_restart():
