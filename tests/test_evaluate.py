@@ -296,11 +296,15 @@ def test_the_command_prints_a_table_lines_and_where_the_run_is(tmp_path: Path, m
 def test_a_file_gets_a_line_when_something_changed_and_not_before(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(live_lines, "EVERY_S", 0.01)
     done = evaluate(LADDER, "oracle", out=tmp_path / "run", watch="nothing")
+    told = capsys.readouterr().err
     with Live(done.panel, done, Meter(), 4, "lines") as live:
-        for _ in range(2):
+        for n in (1, 2):
             live.begun()
-            time.sleep(0.3)
-    assert [line[:25] for line in capsys.readouterr().err.splitlines()][-2:] == [
+            while f"{n} running" not in told:
+                time.sleep(0.01)
+                told += capsys.readouterr().err
+            time.sleep(0.1)  # ten times as long as a line takes
+    assert [line[:25] for line in (told + capsys.readouterr().err).splitlines()][-2:] == [
         "4 of 4 done, 1 running, s",
         "4 of 4 done, 2 running, s",
     ]
