@@ -79,9 +79,11 @@ class Pool:
         def start() -> None:
             try:
                 sandbox = self._make(settings)
-            except Exception as error:
-                errors.append(error)
+            except BaseException as error:
                 self._free()
+                if not isinstance(error, Exception):
+                    raise
+                errors.append(error)
             else:
                 self._keep(_key(settings), sandbox)
 
@@ -109,20 +111,19 @@ class Pool:
     def _get(self, settings: Settings, key: Hashable, wait_s: float) -> Sandbox:
         if os.getpid() != self._pid:
             raise ValueError(f"pool: made in process {self._pid}, used in {os.getpid()}: expected a pool of its own")
-        found = self._wait(key, wait_s)
+        kind, sandbox = self._wait(key, wait_s) or (None, None)
         try:
-            if found and found[0] == key and _answers(found[1]):
-                sandbox = found[1]
-            else:
-                if found:
-                    _close([found[1]])
+            if sandbox is None or kind != key or not _answers(sandbox):
+                _close([sandbox] if sandbox else [])
+                sandbox = None
                 sandbox = self._make(settings)
+            with self._changed:
+                self._lent[id(sandbox)] = sandbox
+                closed = self._closed
         except BaseException:
+            _close([sandbox] if sandbox else [])
             self._free()
             raise
-        with self._changed:
-            self._lent[id(sandbox)] = sandbox
-            closed = self._closed
         if closed:
             self._drop(sandbox)
             raise SandboxError("pool: closed")
@@ -161,6 +162,9 @@ class Pool:
                 sandbox.reset()
         except (SandboxError, ValueError):
             usable = False
+        except BaseException:  # Ctrl-C: its place is another's all the same
+            self._drop(sandbox)
+            raise
         if usable:
             self._keep(key, sandbox)
         else:
@@ -176,10 +180,12 @@ class Pool:
         self._drop(sandbox)
 
     def _drop(self, sandbox: Sandbox) -> None:
-        _close([sandbox])
-        with self._changed:
-            self._lent.pop(id(sandbox), None)
-        self._free()
+        try:
+            _close([sandbox])
+        finally:
+            with self._changed:
+                self._lent.pop(id(sandbox), None)
+            self._free()
 
     def _free(self) -> None:
         with self._changed:

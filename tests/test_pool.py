@@ -129,6 +129,36 @@ def test_one_that_does_not_start_leaves_its_place_to_the_next(places: list[Any])
             pass
 
 
+def interrupted(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("deed", ["run", "reset"])
+def test_one_that_is_interrupted_as_it_is_taken_or_given_back_is_closed_and_leaves_its_place(
+    deed: str, places: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pool(1) as made:
+        with made.take(A):
+            pass
+        with monkeypatch.context() as patch:
+            patch.setattr(Place, deed, interrupted)
+            with pytest.raises(KeyboardInterrupt), made.take(A):
+                pass
+        with made.take(A, wait_s=0.0) as another:
+            assert another is places[1]
+        assert places[0].n_closed == 1
+
+
+def test_a_warming_that_is_interrupted_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pool(1) as made:
+        with monkeypatch.context() as patch:
+            patch.setattr(Place, "__init__", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                made.warm(A)
+        with made.take(A, wait_s=0.0):
+            pass
+
+
 def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
     served: list[int] = []
 
