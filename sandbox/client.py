@@ -128,6 +128,9 @@ class GuestSandbox:
                     return
                 except SandboxError:
                     pass
+                except BaseException:  # Ctrl-C: the next one would take its answer for its own
+                    self._end("a reset was interrupted")
+                    raise
             self._link.close()
             self._host.stop()
             self._begin()
