@@ -27,6 +27,7 @@ class AsyncSandbox:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="milepost-sandbox")
+        self._ending = False  # something closes it, now or soon
         self.backend, self.workspace, self.isolation = sandbox.backend, sandbox.workspace, sandbox.isolation
 
     async def run(
@@ -80,6 +81,7 @@ class AsyncSandbox:
 
     async def close(self) -> None:
         """Kill and remove it, whatever it is doing; a second call does nothing."""
+        self._ending = True
         await _aside(self._sandbox.close)
         self._thread.shutdown(wait=False)
 
@@ -99,6 +101,7 @@ class AsyncSandbox:
         except asyncio.CancelledError:
             # A request that waited for its turn is dropped; one that runs has to be stopped.
             if not future.cancel() and not future.done():
+                self._ending = True
                 threading.Thread(target=self._stop, daemon=True).start()
             raise
 
@@ -132,13 +135,14 @@ async def make(backend: str = "auto", settings: Settings | None = None) -> Async
 async def take(
     pool: Pool, settings: Settings | None = None, *, wait_s: float | None = None
 ) -> AsyncIterator[AsyncSandbox]:
-    """Lend a sandbox of a pool, as its ``take`` does."""
+    """Lend a sandbox of a pool, as its ``take`` does; nobody else gets one of which a request was cancelled."""
     lent = pool.take(settings, wait_s=wait_s)
     sandbox = AsyncSandbox(await _aside(lent.__enter__, lambda _: lent.__exit__(None, None, None)))
     try:
         yield sandbox
     finally:
-        error = sys.exc_info()
+        # What closes it may come late, when another would have it.
+        error = (SandboxError, SandboxError("it is being closed"), None) if sandbox._ending else sys.exc_info()
         await asyncio.shield(_aside(lambda: lent.__exit__(*error)))
         sandbox._thread.shutdown(wait=False)
 

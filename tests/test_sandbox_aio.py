@@ -85,6 +85,36 @@ async def test_cancelling_closes_the_sandbox_and_stops_not_the_loop(tmp_path: An
 
 
 @awaited
+async def test_what_closes_a_sandbox_after_a_cancelled_command_never_meets_who_has_it_next(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes late here, and the command ends by itself before that."""
+    late, closed = threading.Event(), threading.Event()
+    stop = aio.AsyncSandbox._stop
+
+    def come_late(sandbox: aio.AsyncSandbox) -> None:
+        late.wait(60)
+        stop(sandbox)
+        closed.set()
+
+    monkeypatch.setattr(aio.AsyncSandbox, "_stop", come_late)
+    with pool(1) as made:
+        async with aio.take(made) as first:
+            waits = f"touch {tmp_path}/begun; until [ -e {tmp_path}/end ]; do sleep 0.01; done"
+            running = asyncio.create_task(first.run(waits))
+            while not (tmp_path / "begun").exists():
+                await asyncio.sleep(0.01)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            (tmp_path / "end").touch()
+        async with aio.take(made) as second:
+            late.set()
+            assert await asyncio.to_thread(closed.wait, 60)
+            assert (await second.run("echo ok")).output == "ok\n"
+
+
+@awaited
 async def test_a_pool_lends_to_tasks_and_gets_everything_back() -> None:
     with pool(2) as made:
 
