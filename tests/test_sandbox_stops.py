@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +36,24 @@ def test_a_reset_that_was_interrupted_ends_the_guest_whose_answer_nobody_heard(
         sandbox.run("true")
     sandbox.reset()
     assert sandbox.run("ls; echo new").output == "new\n"
+
+
+def test_a_command_for_a_shell_that_ended_while_its_guest_stood_still_is_run_by_a_new_one(
+    sandbox: GuestSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, shell = sandbox._link, sandbox.session()
+    send = link.send
+    pid, server = map(int, shell.run("echo $$ $PPID").output.split())
+
+    def wake(data: bytes | memoryview, end: float) -> None:
+        send(data, end)
+        os.kill(server, signal.SIGCONT)
+
+    os.kill(server, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    while b") Z" not in Path(f"/proc/{pid}/stat").read_bytes():
+        threading.Event().wait(0.01)
+    monkeypatch.setattr(link, "send", wake)
+    told = shell.run("echo run > made; echo told")
+    assert (told.exit_code, told.output) == (0, "[the session's shell had ended; this is a new one]\ntold\n")
+    assert sandbox.read("made") == b"run\n"

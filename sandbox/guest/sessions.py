@@ -77,6 +77,7 @@ class Sessions:
         """Run a command in a shell; one that ends the shell, or whose time is over, ends the session."""
         name, begin = request["name"], time.monotonic()
         output = Output(request["max_output"])
+        self._maker.family.reap()  # a shell may have ended just before the request came
         if name in self._shells and self._ended(self._shells[name]):
             self._maker.aside[self._shells[name].out].move(output)
             output.add(ANEW)
