@@ -25,16 +25,17 @@ BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); exec(open(sys.path[0] +
 PLACE = "/opt/milepost"
 """Where a sandbox with a file system of its own has the guest."""
 
-_starter: tuple[int, ThreadPoolExecutor] | None = None
+_starters: dict[int, ThreadPoolExecutor] = {}
+"""By process id: a fork takes no threads along."""
 
 
 def start(make: Callable[[], T]) -> T:
     """Call something in the one thread that starts guests: the kernel ends what was to die with its parent when the
     thread that started it ends."""
-    global _starter
-    if _starter is None or _starter[0] != os.getpid():
-        _starter = os.getpid(), ThreadPoolExecutor(1, "sandbox-starter")
-    return _starter[1].submit(make).result()
+    pid = os.getpid()
+    if pid not in _starters:
+        _starters.setdefault(pid, ThreadPoolExecutor(1, "sandbox-starter"))  # of two threads' the first one stays
+    return _starters[pid].submit(make).result()
 
 
 @cache
