@@ -26,6 +26,8 @@ SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 """Are there only where swap is accounted for."""
 PART = "main.milepost"
 """What the caller's processes move to where their control group is divided."""
+ROUNDS = 10
+"""How often they are looked for: some may have started others before they moved."""
 LEAST = {"memory": 1 << 25, "processes": 1, "cpus": 0.01, "disk": 1 << 16, "files": 64}
 """Below these nothing would start."""
 
@@ -266,8 +268,10 @@ def _delegated(own: Path) -> Groups | None:
                 # A group that is divided may have no processes of its own: they move into a part of it.
                 part = own / PART
                 part.mkdir(exist_ok=True)
-                for pid in (own / "cgroup.procs").read_text().split():
-                    (part / "cgroup.procs").write_text(pid)
+                for _ in range(ROUNDS):
+                    for pid in (own / "cgroup.procs").read_text().split():
+                        with suppress(ProcessLookupError):  # it has just ended
+                            (part / "cgroup.procs").write_text(pid)
             control.write_text(" ".join(f"+{name}" for name in sorted(there)))
     except OSError:
         return None

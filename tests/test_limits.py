@@ -91,6 +91,31 @@ def test_of_version_2_roots_own_group_is_divided_only_if_it_was_delegated(tmp_pa
     assert again.folders == {"memory": given}
 
 
+def test_processes_that_end_or_start_others_while_they_move_hinder_no_division(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = group(tmp_path / "v2" / "mine", controllers="memory", subtree_control="", type="domain", procs="12\n34\n")
+    part = group(own / limits.PART)
+    if os.geteuid() == 0:
+        os.setxattr(own, "user.delegate", b"1")
+    write = Path.write_text
+
+    def kernel(path: Path, text: str) -> int:
+        """12 has ended, 34 has started 56; a group with processes is not divided."""
+        if path == part / "cgroup.procs":
+            write(own / "cgroup.procs", {"12": "34\n", "34": "56\n", "56": ""}[text])
+            if text == "12":
+                raise ProcessLookupError
+        elif (own / "cgroup.procs").read_text():
+            raise OSError
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", kernel)
+    found = limits._delegated(own)
+    assert found == Groups(2, {"memory": own})
+    assert (own / "cgroup.subtree_control").read_text() == "+memory"
+
+
 def test_without_a_memory_controller_there_is_no_group(tmp_path: Path) -> None:
     group(tmp_path / "v2", controllers="hugetlb", subtree_control="")
     assert find(process(tmp_path / "self", "0::/\n", ("/", tmp_path / "v2", "cgroup2", "rw"))) is None
