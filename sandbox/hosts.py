@@ -18,6 +18,8 @@ outlives its command, that no path leads out of the workspace, that commands wri
 
 PROC_OPEN = "what commands may write to there"
 """What a record says of /proc where the kernel has no Landlock of version 2."""
+WARDEN_S = 15.0
+"""How long a warden may take to kill what is below it, for which its own patience is ``processes.PATIENCE_S``."""
 
 
 def guards(without: Collection[str]) -> dict[str, str]:
@@ -116,6 +118,16 @@ class PipeLink:
             for fd in {self._to, self._from} - {-1}:
                 os.close(fd)
             self._to = self._from = -1
+
+
+def end_guest(process: subprocess.Popen[bytes]) -> None:
+    """End a guest by its warden, which kills all that is below it."""
+    process.terminate()
+    try:
+        process.wait(WARDEN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def said_of(process: subprocess.Popen[bytes] | None) -> str:

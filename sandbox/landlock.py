@@ -20,7 +20,7 @@ from typing import Any
 
 from milepost.sandbox import bases, bwrap, folders, leftovers, limits, reach, runtime
 from milepost.sandbox.core import SandboxError, Settings
-from milepost.sandbox.hosts import GUEST, Link, PipeLink, guards, said_of
+from milepost.sandbox.hosts import GUEST, Link, PipeLink, end_guest, guards, said_of
 from milepost.sandbox.names import refuse_unknown
 
 PROTECTIONS = ("seccomp", "landlock", "fence", "signals", "network", "userns", "user", *limits.LEAST)
@@ -121,12 +121,7 @@ class LandlockHost:
         """Kill it with all that it started and remove what it left; a second call does nothing."""
         process, self._process = self._process, None
         if process:
-            process.terminate()  # the warden kills what is below it
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_guest(process)
         self._user.kill()
         group, self._group = self._group, None
         if group:

@@ -12,7 +12,7 @@ from typing import Any
 
 from milepost.sandbox import bases, leftovers, runtime
 from milepost.sandbox.core import Limits, Settings
-from milepost.sandbox.hosts import Link, PipeLink, said_of
+from milepost.sandbox.hosts import Link, PipeLink, end_guest, said_of
 from milepost.sandbox.limits import checked
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -75,12 +75,7 @@ class LocalHost:
         """Kill it with all that it started and remove what it left; a second call does nothing."""
         process, self._process = self._process, None
         if process:
-            process.terminate()  # the warden kills what is below it
-            try:
-                process.wait(15.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_guest(process)
         if self._folder.exists():
             bases.remove(self._folder)
 
