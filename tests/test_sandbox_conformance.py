@@ -272,10 +272,10 @@ def test_sessions_keep_what_one_shot_commands_do_not(sandbox: GuestSandbox) -> N
     assert one.run("pwd; f; sh -c 'echo $Y'; false").output == f"{sandbox.workspace}/pkg\nf 1\n2\n"
     assert one.run("false").exit_code == 1
     assert two.run("echo $X; pwd").output == f"\n{sandbox.workspace}\n"
-    assert one.run("(sleep 0.3; echo later > ../later) & echo now").output == "now\n"
+    assert one.run("(until [ -e ../go ]; do sleep 0.01; done; echo later) & echo now").output == "now\n"
     assert sandbox.run("echo between").output == "between\n"
-    time.sleep(0.6)
-    assert sandbox.read("later") == b"later\n"
+    sandbox.write("go", "")
+    assert one.run("wait").output == "later\n"
     assert one.run("exit 7").exit_code == 7
     assert one.run("echo $X").output == "\n"
     assert one.run("X=3; sleep 60", timeout_s=0.3).timed_out

@@ -199,18 +199,20 @@ def test_tests_are_those_of_the_statement_or_those_that_are_named(bench: Workben
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "timeout_s", "said"),
     [
-        ("while True: pass", "The tests took longer than 3 s and were stopped."),
-        ("import os; os._exit(0)", "The tests did not come to their end."),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "The tests did not come to their end."),
-        ("x = bytearray(1 << 33)", "MemoryError"),
-        ("import os\nwhile True: os.write(1, b'y' * 65536)", "were stopped|No space left on device"),
-        ("print('z' * 100_000)", "0 of 2 tests pass."),
+        ("while True: pass", 3.0, "The tests took longer than 3 s and were stopped."),
+        ("import os; os._exit(0)", 60.0, "The tests did not come to their end."),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 60.0, "The tests did not come to their end."),
+        ("x = bytearray(1 << 33)", 60.0, "MemoryError"),
+        ("import os\nwhile True: os.write(1, b'y' * 65536)", 3.0, "were stopped|No space left on device"),
+        ("print('z' * 100_000)", 60.0, "0 of 2 tests pass."),
     ],
 )
-def test_what_tested_code_does_to_itself_is_told_in_few_words(sandbox: GuestSandbox, code: str, said: str):
-    bench = on(sandbox, Room(chars=600, timeout_s=3.0))
+def test_what_tested_code_does_to_itself_is_told_in_few_words(
+    sandbox: GuestSandbox, code: str, timeout_s: float, said: str
+):
+    bench = on(sandbox, Room(chars=600, timeout_s=timeout_s))
     sandbox.write("tiny.py", f"{code}\n{text_of(sandbox)}")
     answer = bench.run_tests()
     assert re.search(said, answer)
