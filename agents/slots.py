@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 
-from milepost.agents.threads import Hung, Pool, ThreadLost
+from milepost.agents.threads import Hung, Pool, ThreadLost, Worker
 from milepost.envs.core import Action, ContractError, Episode, Stop, Task
 from milepost.envs.hooks import Hook, TurnHooks
 from milepost.envs.make import make
@@ -32,18 +32,13 @@ class Slot:
         self._i = i
         self._pool = pool
         self._credits = credits
-        self._thread = pool.thread(i)
-        self._fields: dict[str, Any] = {}
-        self._hooked: TurnHooks | None = None
-        self._env: Env | None = None
-        self._close: Callable[[], None] = lambda: None
-        self._key: tuple[str, dict[str, Any]] | None = None
+        self._home = _Home(pool.thread(i), credits)
 
     @property
     def env(self) -> TurnHooks:
         """The hooked environment of the present episode."""
-        assert self._hooked is not None, "open comes first"
-        return self._hooked
+        assert self._home.hooked is not None, "open comes first"
+        return self._home.hooked
 
     async def open(self, task: Task, fields: dict[str, Any]) -> None:
         """Reset the environment of ``task`` (or replay to where it branches); ``fields`` go into the record.
@@ -53,10 +48,10 @@ class Slot:
             Hung, ThreadLost: See ``Worker``.
             ValueError, gymnasium.error.Error: The caller's mistake: no such environment or argument.
         """
-        if self._thread.lost:
-            self._thread, self._env = self._pool.thread(self._i), None
-        self._fields, self._hooked = fields, None
-        await self._thread.run(self._open, task)
+        if self._home.thread.lost:
+            self._home = _Home(self._pool.thread(self._i), self._credits)
+        self._home.fields, self._home.hooked = fields, None
+        await self.run(self._home.open, task)
 
     async def step(self, action: Action) -> None:
         """Take one turn.
@@ -64,15 +59,15 @@ class Slot:
         Raises:
             Broken, Hung, ThreadLost: See ``open``.
         """
-        await self._thread.run(_guarded, self.env.step, action)
+        await self.run(_guarded, self.env.step, action)
 
     async def end(self, stop: Stop) -> Episode:
         """End the episode from outside; the environment may be asked for its score."""
-        return await self._thread.run(_guarded, self.env.end, stop)
+        return await self.run(_guarded, self.env.end, stop)
 
     async def run(self, call: Callable[..., T], *args: Any) -> T:
         """Call something in the environment's own thread."""
-        return await self._thread.run(call, *args)
+        return await self._home.thread.run(call, *args)
 
     async def abandon(self, stop: Stop, failure: str | None = None, grace_s: float | None = None) -> Episode:
         """Return the record of an episode that cannot go on, and part with its environment.
@@ -80,48 +75,61 @@ class Slot:
         A thread that hangs, or does not answer within ``grace_s``, keeps the environment and closes it when it wakes.
         """
         try:
-            return await asyncio.wait_for(self._thread.run(self._abandon, stop, failure), grace_s)
+            return await asyncio.wait_for(self.run(self._home.abandon, stop, failure), grace_s)
         except (Hung, ThreadLost, TimeoutError):
-            return self._snapshot(stop, failure)
+            return self._home.snapshot(stop, failure)
 
-    def _open(self, task: Task) -> None:
-        key = self._fields["env_id"], self._fields["env_kwargs"]
+
+class _Home:
+    """A slot's environment in one thread; one that hung and wakes finds its own, not the slot's next."""
+
+    def __init__(self, thread: Worker, credits: Sequence[Hook]) -> None:
+        self.thread = thread
+        self.fields: dict[str, Any] = {}
+        self.hooked: TurnHooks | None = None
+        self._credits = credits
+        self._env: Env | None = None
+        self._close: Callable[[], None] = lambda: None
+        self._key: tuple[str, dict[str, Any]] | None = None
+
+    def open(self, task: Task) -> None:
+        key = self.fields["env_id"], self.fields["env_kwargs"]
         if self._env is None or self._key != key:
             self._part()
             self._env, self._key = _made(*key), key
             self._close = partial(_closed, self._env)
-            self._thread.closing.append(self._close)
+            self.thread.closing.append(self._close)
         if task.start is not None:
             source, turn = task.start
-            as_branch = replace(source, **self._fields)
-            self._hooked = _guarded(replay, self._env, as_branch, turn, self._credits)
+            as_branch = replace(source, **self.fields)
+            self.hooked = _guarded(replay, self._env, as_branch, turn, self._credits)
             return
         hooked = TurnHooks(self._env, self._credits)
-        options = {"episode": dict(self._fields)} | ({} if task.task is None else {"task": task.task})
-        _guarded(hooked.reset, seed=self._fields["seed"], options=options)
-        self._hooked = hooked
+        options = {"episode": dict(self.fields)} | ({} if task.task is None else {"task": task.task})
+        _guarded(hooked.reset, seed=self.fields["seed"], options=options)
+        self.hooked = hooked
+
+    def abandon(self, stop: Stop, failure: str | None) -> Episode:
+        ended = self.hooked.episode.stop if self.hooked is not None else None
+        if self.hooked is None or (ended is not None and stop is Stop.FAILED):
+            episode = self.snapshot(stop, failure)
+        else:
+            episode = self.hooked.end(stop, failure) if ended is None else self.hooked.episode
+        self._part()
+        return episode
+
+    def snapshot(self, stop: Stop, failure: str | None) -> Episode:
+        """Return a record that a thread which still runs cannot change."""
+        if self.hooked is None:
+            return Episode(**self.fields, stop=stop, failure=failure)
+        episode = self.hooked.episode
+        return replace(episode, turns=list(episode.turns), stop=stop, failure=failure)
 
     def _part(self) -> None:
         if self._env is not None:
             self._env = None
-            self._thread.closing.remove(self._close)
+            self.thread.closing.remove(self._close)
             self._close()
-
-    def _abandon(self, stop: Stop, failure: str | None) -> Episode:
-        ended = self._hooked.episode.stop if self._hooked is not None else None
-        if self._hooked is None or (ended is not None and stop is Stop.FAILED):
-            episode = self._snapshot(stop, failure)
-        else:
-            episode = self._hooked.end(stop, failure) if ended is None else self._hooked.episode
-        self._part()
-        return episode
-
-    def _snapshot(self, stop: Stop, failure: str | None) -> Episode:
-        """Return a record that a thread which still runs cannot change."""
-        if self._hooked is None:
-            return Episode(**self._fields, stop=stop, failure=failure)
-        episode = self._hooked.episode
-        return replace(episode, turns=list(episode.turns), stop=stop, failure=failure)
 
 
 def _closed(env: Env) -> None:

@@ -23,9 +23,14 @@ class CountEnv(gym.Env[str, str]):
     stepping: ClassVar[set[int]] = set()
     """The environments that are inside a step now."""
     most_stepping: ClassVar[int] = 0
+    awake: ClassVar[threading.Event] = threading.Event()
+    """What hangs, hangs until this is set."""
+    hung: ClassVar[list[threading.Thread]] = []
 
-    def __init__(self, slow_s: float = 0.0) -> None:
+    def __init__(self, slow_s: float = 0.0, hangs: bool = False) -> None:
         self.slow_s = slow_s
+        if hangs:
+            self._hang()
         self.threads = {threading.get_ident()}
         CountEnv.alive.add(self)
         CountEnv.made += 1
@@ -33,8 +38,11 @@ class CountEnv(gym.Env[str, str]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         self._note_thread()
-        if options and options.get("task") == "broken":
+        task = options.get("task") if options else None
+        if task == "broken":
             raise KeyError("no such task file")
+        if task == "hang":
+            self._hang()
         self.n = int(self.np_random.integers(2, 9))
         self.said = 0
         return f"count to {self.n}", self._info()
@@ -50,7 +58,7 @@ class CountEnv(gym.Env[str, str]):
         if action == "machine":
             raise SandboxError("the container is gone")
         if action == "hang":
-            time.sleep(1.5)
+            self._hang()
         if action == "exit":
             raise SystemExit(3)
         self.said += action == "more"
@@ -73,6 +81,10 @@ class CountEnv(gym.Env[str, str]):
 
     def _info(self) -> dict[str, Any]:
         return {"actions": ["more", "stop", "wait"], "potential": float(self.said - self.n)}
+
+    def _hang(self) -> None:
+        CountEnv.hung.append(threading.current_thread())
+        CountEnv.awake.wait(100)
 
     def _note_thread(self) -> None:
         self.threads.add(threading.get_ident())
@@ -97,6 +109,13 @@ class DuetEnv(gym.Env[str, str]):
         if self.t == 5:
             info["outcome"] = {"a": 1.0, "b": 0.0}
         return f"{agent} hears {action}", 0.0, self.t == 5, False, info
+
+
+def wake() -> None:
+    """Let what hangs go on, and wait until its threads have ended."""
+    CountEnv.awake.set()
+    for thread in CountEnv.hung:
+        thread.join(100)
 
 
 COUNT = "driver-test/Count-v0"

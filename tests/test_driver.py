@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -249,17 +248,3 @@ def test_more_than_one_in_twenty_exceptions_stop_the_run():
     with pytest.raises(ContractError, match=r"2 of the first 20 episodes ended by an exception"):
         play(tasks(60), policy, slots=1, on_end=kept.append)
     assert len(kept) == 20
-
-
-def test_a_step_that_hangs_fails_its_episode_and_its_neighbours_are_played_again():
-    bad = episode_id(0, "g0", 1)
-    answer = lambda r: "hang" if r.episode == bad and len(r.messages) > 3 else choose(r)  # noqa: E731
-    expected = played(play(tasks(9), Recorder(choose)))
-    began = time.monotonic()
-    episodes = play(tasks(9), Recorder(answer), slots=4, n_threads=1, step_timeout_s=0.3)
-    assert time.monotonic() - began < 1.4
-    assert episodes[1].stop is Stop.FAILED
-    assert "the environment took longer than 0.3 s" in str(episodes[1].failure)
-    assert [p for i, p in enumerate(played(episodes)) if i != 1] == [p for i, p in enumerate(expected) if i != 1]
-    time.sleep(1.4)  # the lost thread wakes and closes what it made
-    assert not CountEnv.alive
