@@ -101,10 +101,12 @@ async def astream(
             await playing
         finally:
             playing.cancel()
-            await asyncio.gather(playing, return_exceptions=True)
-            while not ended.empty():
-                if (episode := ended.get_nowait()) is not None:
-                    on_end(episode)
+            try:
+                await asyncio.gather(playing, return_exceptions=True)
+            finally:
+                while not ended.empty():
+                    if (episode := ended.get_nowait()) is not None:
+                        on_end(episode)
 
 
 class Interrupted(KeyboardInterrupt):

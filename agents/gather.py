@@ -62,14 +62,16 @@ class Gather:
         for act in acts:
             act.cancel()
         await asyncio.gather(*acts, return_exceptions=True)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._call(()), grace_s)
-        if self._is_async and (aclose := getattr(self._policy, "aclose", None)) is not None:
+        try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(aclose(), grace_s)
-        if self._worker is not None:
-            self._worker.stop()
-            await asyncio.to_thread(self._worker.join, grace_s)
+                await asyncio.wait_for(self._call(()), grace_s)
+            if self._is_async and (aclose := getattr(self._policy, "aclose", None)) is not None:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(aclose(), grace_s)
+        finally:
+            if self._worker is not None:
+                self._worker.stop()
+                await asyncio.to_thread(self._worker.join, grace_s)
 
     def _go(self) -> None:
         """Start as many acts as may start now."""

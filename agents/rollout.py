@@ -89,11 +89,16 @@ class Rollout:
         try:
             await asyncio.gather(*players)
         finally:
-            for player in players:
-                if not player.cancelling():  # a second cancel would lose the episode that the first one is closing
-                    player.cancel()
-            await asyncio.gather(*players, return_exceptions=True)
+            await _uncancelled(self._close(players))
+
+    async def _close(self, players: Sequence[asyncio.Task[None]]) -> None:
+        for player in players:
+            if not player.cancelling():  # a second cancel would lose the episode that the first one is closing
+                player.cancel()
+        await asyncio.gather(*players, return_exceptions=True)
+        try:
             await self._gather.close(GRACE_S)
+        finally:
             await self._pool.close(GRACE_S)
 
     async def _play_in_slot(self, i: int) -> None:
@@ -221,7 +226,7 @@ class _Serial:
 
 
 async def _uncancelled(closing: Coroutine[Any, Any, T]) -> T:
-    """Return what a closing episode becomes; who is cancelled meanwhile is on the way out already."""
+    """Close to the end, and return what comes of it; who is cancelled meanwhile is on the way out already."""
     task = asyncio.create_task(closing)
     while not task.done():
         with suppress(asyncio.CancelledError):

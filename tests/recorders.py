@@ -41,6 +41,20 @@ class Recorder:
         self.forgotten += episode_ids
 
 
+class Held(Recorder):
+    """Is inside its first act until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self.released = threading.Event()
+
+    def act(self, requests: Sequence[Request]) -> list[Answer]:
+        self.asked.set()
+        self.released.wait(100)
+        return super().act(requests)
+
+
 class AsyncRecorder(Recorder):
     """The same, async; counts how many acts are under way at once."""
 
@@ -67,10 +81,14 @@ def threads_of_milepost() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("milepost")]
 
 
-def press_ctrl_c_after(seconds: float) -> None:
+def press_ctrl_c() -> None:
     main = threading.main_thread().ident
     assert main
-    threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGINT)).start()
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+def press_ctrl_c_after(seconds: float) -> None:
+    threading.Timer(seconds, press_ctrl_c).start()
 
 
 def press_ctrl_c_when(waiting: Callable[[], bool]) -> None:

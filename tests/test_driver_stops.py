@@ -17,9 +17,11 @@ import pytest
 from driver_envs import COUNT, CountEnv, tasks
 from recorders import (
     AsyncRecorder,
+    Held,
     Recorder,
     choose,
     played,
+    press_ctrl_c,
     press_ctrl_c_after,
     press_ctrl_c_when,
     threads_of_milepost,
@@ -133,6 +135,26 @@ def test_ctrl_c_does_not_wait_for_a_slow_endpoint():
     assert [e.stop for e in caught.value.episodes] == [Stop.CANCELLED] * 8
 
 
+def test_a_second_ctrl_c_leaves_no_environment_open():
+    policy = Held()
+    kept: list[Episode] = []
+
+    def press() -> None:
+        policy.asked.wait(100)
+        press_ctrl_c()
+        while len(kept) < 4:
+            time.sleep(0.02)
+        press_ctrl_c()
+        time.sleep(0.5)  # it comes while the policy is waited for
+        policy.released.set()
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(Interrupted):
+        play(tasks(4), policy, on_end=kept.append)
+    assert not CountEnv.alive
+    assert threads_of_milepost() == []
+
+
 def test_closing_the_stream_hands_the_rest_to_on_end():
     kept: list[Episode] = []
     episodes = stream(tasks(1000, slow_s=0.001), ScriptedPolicy(choose), slots=8, on_end=kept.append)
@@ -197,6 +219,30 @@ def test_a_cancelled_astream_hands_the_rest_to_on_end():
     asyncio.run(cancelled())
     assert 1 <= [e.stop for e in kept].count(Stop.CANCELLED) <= 4
     assert not CountEnv.alive
+    assert threads_of_milepost() == []
+
+
+def test_an_astream_that_is_cancelled_twice_hands_the_rest_to_on_end_and_leaves_no_environment_open():
+    policy = Held()
+    kept: list[Episode] = []
+
+    async def consume() -> None:
+        async for _ in astream(tasks(4), policy, on_end=kept.append):
+            pass
+
+    async def cancelled_twice() -> None:
+        consumer = asyncio.create_task(consume())
+        await asyncio.to_thread(policy.asked.wait, 100)
+        consumer.cancel()
+        while CountEnv.alive:
+            await asyncio.sleep(0.02)
+        consumer.cancel()
+        policy.released.set()
+        with pytest.raises(asyncio.CancelledError):
+            await consumer
+
+    asyncio.run(cancelled_twice())
+    assert [e.stop for e in kept] == [Stop.CANCELLED] * 4
     assert threads_of_milepost() == []
 
 
