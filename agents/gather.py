@@ -71,7 +71,7 @@ class Gather:
         finally:
             if self._worker is not None:
                 self._worker.stop()
-                await asyncio.to_thread(self._worker.join, grace_s)
+                await self._worker.join(grace_s)
 
     def _go(self) -> None:
         """Start as many acts as may start now."""

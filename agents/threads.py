@@ -43,6 +43,7 @@ class Worker:
         self._woken = False
         self._busy: tuple[float, asyncio.Future[Any]] | None = None
         self._pending: set[asyncio.Future[Any]] = set()
+        self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -75,20 +76,31 @@ class Worker:
         """End the thread, after the jobs that are queued."""
         self._jobs.put(None)
 
-    def join(self, seconds: float) -> None:
-        """Wait for the end of the thread, but not for ever."""
-        self._thread.join(seconds)
+    async def join(self, seconds: float) -> None:
+        """Wait for the end of the thread, but not for ever; no other thread helps: Python may be ending."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
+            self._thread.join(seconds)  # its last lines
 
     def _work(self) -> None:
+        try:
+            self._work_off()
+        finally:
+            self._tell(self._ended.set)
+
+    def _work_off(self) -> None:
         while not self.lost and (job := self._jobs.get()) is not None:
             self._done.append(self._result(*job))
             del job  # keep nothing alive while waiting
             if not self._woken and (self._eager or self._jobs.empty()):
                 self._woken = True
-                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                    self._loop.call_soon_threadsafe(self._deliver)
+                self._tell(self._deliver)
         for close in self.closing:
             close()
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(call)
 
     def _result(self, call: Callable[..., Any], args: tuple[Any, ...], future: asyncio.Future[Any]) -> _Result:
         if future.cancelled():
@@ -145,7 +157,7 @@ class Pool:
             thread.stop()
         until = time.monotonic() + grace_s
         for thread in threads:
-            await asyncio.to_thread(thread.join, max(0.0, until - time.monotonic()))
+            await thread.join(max(0.0, until - time.monotonic()))
 
     async def _watch_threads(self) -> None:
         while True:

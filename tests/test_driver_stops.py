@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from textwrap import dedent
 
 import gymnasium as gym
 import numpy as np
@@ -332,23 +329,3 @@ def test_play_that_is_interrupted_while_it_starts_leaves_no_thread_behind(monkey
         play(tasks(40), Recorder(seconds=0.01), slots=3)
     assert threads_of_milepost() == []
     assert not CountEnv.alive
-
-
-def test_a_stream_that_is_kept_ends_with_the_process_and_in_silence():
-    code = """
-        import sys
-        import torch
-        import milepost.envs
-        from milepost.agents.driver import stream
-        from milepost.agents.scripted import ScriptedPolicy
-        from milepost.envs.core import Task
-
-        numbers = torch.ones(300, 300)
-        tasks = (Task("milepost/Ladder-v0", seed=i, group=str(i)) for i in range(10_000))
-        playing = stream(tasks, ScriptedPolicy(lambda request: str((numbers @ numbers).sum())), slots=4)
-        next(playing)
-        sys.modules["kept"] = playing
-    """
-    command = [sys.executable, "-c", dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")

@@ -58,7 +58,7 @@ class Batches:
         if self._work is not None:
             await asyncio.gather(self._work, return_exceptions=True)
         self._worker.stop()
-        await asyncio.to_thread(self._worker.join, 60.0)
+        await self._worker.join(60.0)
 
     async def _answer(self) -> None:
         await asyncio.sleep(0)  # what arrives in this round of the loop is answered together

@@ -1,0 +1,65 @@
+"""How play ends where nobody ends it: with the process, or with the garbage collector."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+
+def ended(code: str) -> str:
+    """Run ``code`` beside the tests' modules; it must end well, and in silence but for what is returned."""
+    command = [sys.executable, "-c", dedent(code)]
+    here = Path(__file__).parent
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_stream_that_is_kept_ends_with_the_process_and_in_silence():
+    code = """
+        import sys
+        import torch
+        import milepost.envs
+        from milepost.agents.driver import stream
+        from milepost.agents.scripted import ScriptedPolicy
+        from milepost.envs.core import Task
+
+        numbers = torch.ones(300, 300)
+        tasks = (Task("milepost/Ladder-v0", seed=i, group=str(i)) for i in range(10_000))
+        playing = stream(tasks, ScriptedPolicy(lambda request: str((numbers @ numbers).sum())), slots=4)
+        next(playing)
+        sys.modules["kept"] = playing
+    """
+    assert ended(code) == ""
+
+
+def test_a_stream_that_is_kept_closes_its_environments_when_the_process_ends():
+    code = """
+        import atexit
+        import sys
+        import threading
+        import time
+        from driver_envs import CountEnv, tasks
+        from recorders import Recorder
+
+        atexit.register(lambda: print(len(CountEnv.alive), "open at last"))  # after the driver's, which comes later
+        from milepost.agents.driver import stream
+
+        ending = threading.Event()
+        atexit.register(ending.set)  # before the driver's
+
+        def answer(request):
+            if len(request.messages) > 2:  # its neighbour has ended
+                ending.wait(100)
+            return "stop" if request.group == "g0" else "wait"
+
+        close = CountEnv.close
+        CountEnv.close = lambda env: (time.sleep(0.5), close(env))  # it is waited for
+        playing = stream(tasks(2, group=1), Recorder(answer), slots=2)
+        next(playing)
+        print(len(CountEnv.alive), "open")
+        sys.modules["kept"] = playing
+    """
+    assert ended(code) == "2 open\n0 open at last\n"
