@@ -192,7 +192,8 @@ class _Background:
             self._error = error
         finally:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            with suppress(RuntimeError):  # Python is ending: it has ended the executor, and starts no thread to do so
+                self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
             self._at_end()
             self._over.set()

@@ -63,3 +63,30 @@ def test_a_stream_that_is_kept_closes_its_environments_when_the_process_ends():
         sys.modules["kept"] = playing
     """
     assert ended(code) == "2 open\n0 open at last\n"
+
+
+def test_a_stream_that_is_kept_ends_with_the_process_also_where_its_policy_used_the_loops_executor():
+    code = """
+        import asyncio
+        import atexit
+        import sys
+        import threading
+        from driver_envs import tasks
+        from recorders import AsyncRecorder
+        from milepost.agents.driver import stream
+
+        def refuse(thread):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        atexit.register(lambda: setattr(threading.Thread, "start", refuse))  # as Python 3.12 does by itself
+
+        class Resolving(AsyncRecorder):
+            async def act(self, requests):
+                await asyncio.to_thread(len, requests)  # as a look-up of a host does
+                return await super().act(requests)
+
+        playing = stream(tasks(10_000), Resolving(), gather="greedy", slots=4)
+        next(playing)
+        sys.modules["kept"] = playing
+    """
+    assert ended(code) == ""
