@@ -19,6 +19,7 @@ from weakref import WeakSet
 from milepost.agents.core import Policy
 from milepost.agents.progress import bar
 from milepost.agents.rollout import Rollout
+from milepost.agents.threads import works_for
 from milepost.envs.core import Episode, Task
 from milepost.envs.hooks import Hook
 
@@ -211,12 +212,17 @@ class _Background:
             raise self._error
 
     def stop(self) -> None:
-        """Cancel, and wait for the end."""
+        """Cancel, and wait for the end.
+
+        The garbage collector may call this in any thread; one that the end itself waits for does not wait.
+        """
         if self._over.is_set():
             return
         self.cancel()
         if self._playing is None:
             self._loop.close()
+        elif threading.current_thread() is self._thread or works_for(self._loop):
+            return
         elif self._over.wait(None if self._thread.is_alive() else 5.0):  # interrupted while it started: soon
             self._thread.join()
 

@@ -24,6 +24,14 @@ class ThreadLost(Exception):
     """An earlier job of this thread hangs: what lived in it has to start again in another."""
 
 
+_here = threading.local()
+
+
+def works_for(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether the calling thread is one of the loop's workers."""
+    return getattr(_here, "loop", None) is loop
+
+
 class Worker:
     """A daemon thread that runs jobs one after the other and reports to the running event loop.
 
@@ -83,6 +91,7 @@ class Worker:
             self._thread.join(seconds)  # its last lines
 
     def _work(self) -> None:
+        _here.loop = self._loop
         try:
             self._work_off()
         finally:

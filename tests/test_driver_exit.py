@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import pytest
+
 
 def ended(code: str) -> str:
     """Run ``code`` beside the tests' modules; it must end well, and in silence but for what is returned."""
@@ -90,3 +92,36 @@ def test_a_stream_that_is_kept_ends_with_the_process_also_where_its_policy_used_
         sys.modules["kept"] = playing
     """
     assert ended(code) == ""
+
+
+@pytest.mark.parametrize("recorder", ["Recorder", "AsyncRecorder"])
+def test_the_garbage_collector_may_close_a_stream_in_the_threads_that_play_it(recorder):
+    code = f"""
+        import gc
+        import threading
+        from driver_envs import tasks
+        from recorders import {recorder}, threads_of_milepost
+        from milepost.agents.driver import stream
+
+        gc.disable()
+        dropped, collected = threading.Event(), threading.Event()
+
+        class Consumer:
+            def __init__(self):
+                self.me = self
+                self.playing = stream(tasks(1000, group=1), {recorder}(answer), gather="greedy", slots=1)
+
+        def answer(request):
+            if request.group == "g1" and dropped.wait(100) and gc.collect():
+                assert "milepost-driver" in threads_of_milepost(), "it waits for this answer"
+                print("collected")
+                collected.set()
+            return "stop"
+
+        consumer = Consumer()
+        next(consumer.playing)
+        del consumer
+        dropped.set()
+        collected.wait(100)
+    """
+    assert ended(code) == "collected\n"
