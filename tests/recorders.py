@@ -42,16 +42,18 @@ class Recorder:
 
 
 class Held(Recorder):
-    """Is inside its first act until it is released."""
+    """Is inside its first act for a group until it is released."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: str = "g0") -> None:
         super().__init__()
+        self.group = group
         self.asked = threading.Event()
         self.released = threading.Event()
 
     def act(self, requests: Sequence[Request]) -> list[Answer]:
-        self.asked.set()
-        self.released.wait(100)
+        if any(request.group == self.group for request in requests):
+            self.asked.set()
+            self.released.wait(100)
         return super().act(requests)
 
 
@@ -87,14 +89,11 @@ def press_ctrl_c() -> None:
     signal.pthread_kill(main, signal.SIGINT)
 
 
-def press_ctrl_c_after(seconds: float) -> None:
-    threading.Timer(seconds, press_ctrl_c).start()
-
-
 def press_ctrl_c_when(waiting: Callable[[], bool]) -> None:
     def watch() -> None:
         while not waiting():
             time.sleep(0.02)
-        press_ctrl_c_after(0.1)
+        time.sleep(0.1)  # the consumer waits again
+        press_ctrl_c()
 
     threading.Thread(target=watch, daemon=True).start()

@@ -19,7 +19,6 @@ from recorders import (
     choose,
     played,
     press_ctrl_c,
-    press_ctrl_c_after,
     press_ctrl_c_when,
     threads_of_milepost,
 )
@@ -103,9 +102,10 @@ def test_an_unknown_option_stops_the_run():
 
 
 def test_ctrl_c_keeps_what_finished_and_marks_what_was_under_way():
-    press_ctrl_c_after(1.0)
+    kept: list[Episode] = []
+    press_ctrl_c_when(lambda: len(kept) > 8)
     with pytest.raises(Interrupted, match=r"\d+ episodes are kept") as caught:
-        play(tasks(10_000, slow_s=0.01), ScriptedPolicy(choose), slots=8)
+        play(tasks(10_000, slow_s=0.01), ScriptedPolicy(choose), slots=8, on_end=kept.append)
     stops = [e.stop for e in caught.value.episodes]
     assert 1 <= stops.count(Stop.CANCELLED) <= 8  # a step under way may have been an episode's last
     assert stops.count(Stop.TERMINATED) > 8
@@ -115,20 +115,19 @@ def test_ctrl_c_keeps_what_finished_and_marks_what_was_under_way():
 
 
 def test_ctrl_c_still_yields_what_finished_before_it_is_raised():
-    press_ctrl_c_after(1.0)
     episodes: list[Episode] = []
+    kept: list[Episode] = []
+    press_ctrl_c_when(lambda: len(kept) > 8)
     with pytest.raises(KeyboardInterrupt):
-        episodes.extend(stream(tasks(10_000, slow_s=0.01), ScriptedPolicy(choose), slots=8))
+        episodes.extend(stream(tasks(10_000, slow_s=0.01), ScriptedPolicy(choose), slots=8, on_end=kept.append))
     assert 1 <= [e.stop for e in episodes].count(Stop.CANCELLED) <= 8
 
 
 def test_ctrl_c_does_not_wait_for_a_slow_endpoint():
-    endpoint = AsyncRecorder(seconds=300)
+    endpoint = AsyncRecorder(seconds=3600)
     press_ctrl_c_when(lambda: endpoint.running == 8)
-    began = time.monotonic()
     with pytest.raises(Interrupted) as caught:
         play(tasks(8), endpoint, gather="greedy")
-    assert time.monotonic() - began < 60
     assert [e.stop for e in caught.value.episodes] == [Stop.CANCELLED] * 8
 
 
@@ -154,23 +153,23 @@ def test_a_second_ctrl_c_leaves_no_environment_open():
 
 def test_closing_the_stream_hands_the_rest_to_on_end():
     kept: list[Episode] = []
-    episodes = stream(tasks(1000, slow_s=0.001), ScriptedPolicy(choose), slots=8, on_end=kept.append)
+    episodes = stream(tasks(10_000, slow_s=0.001), ScriptedPolicy(choose), slots=8, on_end=kept.append)
     taken = [next(episodes) for _ in range(5)]
     episodes.close()
     assert kept[:5] == taken
     assert 1 <= [e.stop for e in kept].count(Stop.CANCELLED) <= 8
-    assert len({e.id for e in kept}) == len(kept) < 1000
+    assert len({e.id for e in kept}) == len(kept) < 10_000
     assert not CountEnv.alive
     assert threads_of_milepost() == []
 
 
 def test_a_consumer_that_breaks_off_stops_the_play():
     policy = Recorder()
-    for _ in stream(tasks(1000), policy, slots=8):
+    for _ in stream(tasks(10_000), policy, slots=8):
         break
     gc.collect()
     assert threads_of_milepost() == []
-    assert len(policy.forgotten) < 1000
+    assert len(policy.forgotten) < 10_000
 
 
 # ---- streaming and training at the same time ----
@@ -202,44 +201,30 @@ def test_astream_plays_in_the_running_loop():
     assert played(episodes) == played(expected)
 
 
-def test_a_cancelled_astream_hands_the_rest_to_on_end():
-    kept: list[Episode] = []
-
-    async def main() -> None:
-        async for _ in astream(tasks(10_000, slow_s=0.01), Recorder(), slots=4, on_end=kept.append):
-            pass
-
-    async def cancelled() -> None:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(main(), 0.3)
-
-    asyncio.run(cancelled())
-    assert 1 <= [e.stop for e in kept].count(Stop.CANCELLED) <= 4
-    assert not CountEnv.alive
-    assert threads_of_milepost() == []
-
-
-def test_an_astream_that_is_cancelled_twice_hands_the_rest_to_on_end_and_leaves_no_environment_open():
-    policy = Held()
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_cancelled_astream_hands_the_rest_to_on_end_and_leaves_nothing_open(times):
+    policy = Held("g2")
     kept: list[Episode] = []
 
     async def consume() -> None:
-        async for _ in astream(tasks(4), policy, on_end=kept.append):
+        async for _ in astream(tasks(10_000), policy, slots=4, on_end=kept.append):
             pass
 
-    async def cancelled_twice() -> None:
+    async def cancelled() -> None:
         consumer = asyncio.create_task(consume())
         await asyncio.to_thread(policy.asked.wait, 100)
-        consumer.cancel()
-        while CountEnv.alive:
-            await asyncio.sleep(0.02)
-        consumer.cancel()
+        for _ in range(times):
+            consumer.cancel()
+            while CountEnv.alive:
+                await asyncio.sleep(0.02)
         policy.released.set()
         with pytest.raises(asyncio.CancelledError):
             await consumer
 
-    asyncio.run(cancelled_twice())
-    assert [e.stop for e in kept] == [Stop.CANCELLED] * 4
+    asyncio.run(cancelled())
+    assert [e.stop for e in kept].count(Stop.CANCELLED) == 4
+    assert len(kept) > 4
+    assert not CountEnv.alive
     assert threads_of_milepost() == []
 
 
