@@ -74,6 +74,7 @@ class Worker:
         if self.lost or busy is None or time.monotonic() - busy[0] < seconds:
             return self.lost
         self.lost = True
+        self.stop()  # it may have come back just now, and waits for a job
         self._deliver()
         for future in list(self._pending):
             error = Hung(f"the environment took longer than {seconds:g} s") if future is busy[1] else ThreadLost()

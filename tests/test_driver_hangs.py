@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,7 @@ from recorders import Recorder, choose, played
 
 from milepost.agents.core import Request, episode_id
 from milepost.agents.driver import play
+from milepost.agents.threads import Worker
 from milepost.envs.core import Stop, Task
 
 
@@ -48,3 +51,20 @@ def test_an_environment_that_hung_while_it_was_opened_wakes_without_touching_the
     assert [e.id for e in episodes] == [episode_id(0, f"g{i}", 0) for i in range(3)]
     assert [(e.stop, len(e.turns)) for e in episodes] == [(Stop.FAILED, 0), (Stop.MAX_TURNS, 12), (Stop.MAX_TURNS, 12)]
     assert not CountEnv.alive
+
+
+def test_a_thread_that_is_given_up_as_it_comes_back_ends_and_closes_what_it_has():
+    closed: list[str] = []
+
+    async def main() -> None:
+        worker = Worker("milepost-env")
+        worker.closing.append(lambda: closed.append("its environment"))
+        job = worker.run(time.sleep, 0.0)
+        await job
+        await asyncio.sleep(0.05)
+        worker._busy = time.monotonic() - 60.0, job  # as it was read before the job came back
+        assert worker.give_up_after(1.0)
+        await worker.join(30.0)
+
+    asyncio.run(main())
+    assert closed == ["its environment"]
