@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from queue import SimpleQueue
 from typing import Literal, TypedDict, Unpack
@@ -19,7 +20,7 @@ from weakref import WeakSet
 from milepost.agents.core import Policy
 from milepost.agents.progress import bar
 from milepost.agents.rollout import Rollout
-from milepost.agents.threads import works_for
+from milepost.agents.threads import work_for, works_for
 from milepost.envs.core import Episode, Task
 from milepost.envs.hooks import Hook
 
@@ -122,6 +123,10 @@ class Interrupted(KeyboardInterrupt):
 Placed = tuple[int, Episode]
 
 
+def _nothing() -> None:
+    pass
+
+
 def _stream(tasks: Iterable[Task], policy: Policy, credits: Sequence[Hook], settings: Settings) -> Generator[Placed]:
     ended: SimpleQueue[Placed | None] = SimpleQueue()
     rollout = _rollout(tasks, policy, credits, lambda place, episode: ended.put((place, episode)), settings)
@@ -138,6 +143,12 @@ def _read(
     ended: SimpleQueue[Placed | None], rollout: Rollout, tasks: Iterable[Task], settings: Settings
 ) -> Generator[Placed]:
     on_end = settings.get("on_end") or _ignore
+
+    def hand_over() -> None:
+        while not ended.empty():
+            if (item := ended.get()) is not None:
+                on_end(item[1])
+
     with bar(settings.get("progress"), tasks) as advance:
         background = _Background(rollout, lambda: ended.put(None))
         try:
@@ -161,10 +172,7 @@ def _read(
                 raise interrupt
             background.join()
         finally:
-            background.stop()
-            while not ended.empty():
-                if (item := ended.get()) is not None:
-                    on_end(item[1])
+            background.stop(hand_over)
 
 
 class _Background:
@@ -175,8 +183,11 @@ class _Background:
         self._at_end = at_end
         self._error: BaseException | None = None
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(None, "asyncio", work_for, (self._loop,)))
         self._playing: asyncio.Task[None] | None = None
         self._over = threading.Event()
+        self._ending = threading.Lock()
+        self._then: Callable[[], None] = _nothing
         self._thread = threading.Thread(target=self._run, name="milepost-driver", daemon=True)
         _BACKGROUNDS.add(self)
 
@@ -187,6 +198,7 @@ class _Background:
 
     def _run(self) -> None:
         assert self._playing is not None
+        work_for(self._loop)
         try:
             self._loop.run_until_complete(self._playing)
         except BaseException as error:
@@ -197,7 +209,9 @@ class _Background:
                 self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
             self._at_end()
-            self._over.set()
+            with self._ending:
+                self._over.set()
+            self._then()
 
     def cancel(self) -> None:
         """Have the play stop; it still says what was under way."""
@@ -211,20 +225,22 @@ class _Background:
         if self._error is not None:
             raise self._error
 
-    def stop(self) -> None:
-        """Cancel, and wait for the end.
+    def stop(self, then: Callable[[], None] = _nothing) -> None:
+        """Cancel, wait for the end, and call ``then``.
 
-        The garbage collector may call this in any thread; one that the end itself waits for does not wait.
+        The garbage collector may call this in any thread; one that the end itself waits for leaves ``then`` to it.
         """
-        if self._over.is_set():
-            return
-        self.cancel()
         if self._playing is None:
             self._loop.close()
-        elif threading.current_thread() is self._thread or works_for(self._loop):
-            return
-        elif self._over.wait(None if self._thread.is_alive() else 5.0):  # interrupted while it started: soon
-            self._thread.join()
+        elif not self._over.is_set():
+            self.cancel()
+            with self._ending:
+                if works_for(self._loop) and not self._over.is_set():
+                    self._then = then
+                    return
+            if self._over.wait(None if self._thread.is_alive() else 5.0):  # interrupted while it started: soon
+                self._thread.join()
+        then()
 
 
 _BACKGROUNDS: WeakSet[_Background] = WeakSet()

@@ -61,7 +61,8 @@ class Gather:
         acts = list(self._acts)
         for act in acts:
             act.cancel()
-        await asyncio.gather(*acts, return_exceptions=True)
+        if acts:
+            await asyncio.wait(acts, timeout=grace_s)
         try:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._call(()), grace_s)

@@ -27,8 +27,13 @@ class ThreadLost(Exception):
 _here = threading.local()
 
 
+def work_for(loop: asyncio.AbstractEventLoop) -> None:
+    """Remember that the calling thread is one that the loop waits for when it ends."""
+    _here.loop = loop
+
+
 def works_for(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether the calling thread is one of the loop's workers."""
+    """Return whether the calling thread is one that the loop waits for when it ends."""
     return getattr(_here, "loop", None) is loop
 
 
@@ -92,7 +97,7 @@ class Worker:
             self._thread.join(seconds)  # its last lines
 
     def _work(self) -> None:
-        _here.loop = self._loop
+        work_for(self._loop)
         try:
             self._work_off()
         finally:

@@ -94,22 +94,30 @@ def test_a_stream_that_is_kept_ends_with_the_process_also_where_its_policy_used_
     assert ended(code) == ""
 
 
-@pytest.mark.parametrize("recorder", ["Recorder", "AsyncRecorder"])
+@pytest.mark.parametrize("recorder", ["Recorder", "AsyncRecorder", "Aside"])
 def test_the_garbage_collector_may_close_a_stream_in_the_threads_that_play_it(recorder):
     code = f"""
+        import asyncio
         import gc
         import threading
         from driver_envs import tasks
-        from recorders import {recorder}, threads_of_milepost
+        from recorders import AsyncRecorder, Recorder, threads_of_milepost
         from milepost.agents.driver import stream
 
         gc.disable()
         dropped, collected = threading.Event(), threading.Event()
+        ended = []
+
+        class Aside(AsyncRecorder):
+            async def act(self, requests):
+                await asyncio.to_thread(answer, requests[0])
+                return await super().act(requests)
 
         class Consumer:
             def __init__(self):
                 self.me = self
-                self.playing = stream(tasks(1000, group=1), {recorder}(answer), gather="greedy", slots=1)
+                policy = {recorder}(answer)
+                self.playing = stream(tasks(1000, group=1), policy, gather="greedy", slots=1, on_end=ended.append)
 
         def answer(request):
             if request.group == "g1" and dropped.wait(100) and gc.collect():
@@ -120,8 +128,39 @@ def test_the_garbage_collector_may_close_a_stream_in_the_threads_that_play_it(re
 
         consumer = Consumer()
         next(consumer.playing)
+        driver = next(thread for thread in threading.enumerate() if thread.name == "milepost-driver")
         del consumer
         dropped.set()
         collected.wait(100)
+        driver.join(100)
+        print(*(episode.stop for episode in ended))
     """
-    assert ended(code) == "collected\n"
+    assert ended(code) == "collected\nterminated cancelled\n"
+
+
+def test_an_act_that_outlives_its_cancel_is_waited_for_no_longer_than_others():
+    code = """
+        import asyncio
+        import logging
+        from driver_envs import CountEnv, tasks
+        from recorders import AsyncRecorder
+        from milepost.agents import rollout
+        from milepost.agents.driver import stream
+
+        logging.disable()  # asyncio tells of a task that is left
+        rollout.GRACE_S = 0.2
+
+        class Stubborn(AsyncRecorder):
+            async def act(self, requests):
+                try:
+                    await asyncio.sleep(0.0 if requests[0].group == "g0" else 3600.0)
+                finally:
+                    await asyncio.sleep(0.0 if requests[0].group == "g0" else 3600.0)
+                return await super().act(requests)
+
+        playing = stream(tasks(2, group=1), Stubborn(lambda request: "stop"), gather="greedy", slots=2)
+        next(playing)
+        playing.close()
+        print(len(CountEnv.alive), "open")
+    """
+    assert ended(code) == "0 open\n"
