@@ -73,6 +73,7 @@ class ProcessPolicy:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._programs: list[Program | None] = [None] * processes
+        self._leaving: set[Program] = set()
         self._homes: dict[str, int] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._n_asked = self._n_answered = self._n_fruitless = 0
@@ -108,7 +109,7 @@ class ProcessPolicy:
     def close(self) -> None:
         """End the programs: their input ends, and who stays all the same is killed."""
         with self._lock:
-            programs = [program for program in self._programs if program is not None]
+            programs = [program for program in self._programs if program is not None] + list(self._leaving)
             self._programs = [None] * len(self._programs)
         for program in programs:
             program.hang_up()
@@ -156,6 +157,8 @@ class ProcessPolicy:
         home = self._homes.setdefault(episode, loads.index(min(loads)))
         program = self._programs[home]
         if program is None or program.over:
+            if program is not None:
+                self._leaving.add(program)
             try:
                 program = self._programs[home] = Program(self._argv, self._read, self._ended)
             except OSError as error:
@@ -201,6 +204,7 @@ class ProcessPolicy:
         text = f"{self} {why}{f'; its last words: {words}' if words else ''}"
         with self._lock:
             self._programs = [None if other is program else other for other in self._programs]
+            self._leaving.discard(program)
             self._n_fruitless = 0 if program.n_answers else self._n_fruitless + 1
             if not program.closing:
                 self._broken = self._broken or error or self._verdict(text)

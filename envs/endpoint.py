@@ -173,10 +173,10 @@ class Endpoint:
         raise kind(f"{where}: {answer.text}{hint}")
 
     async def _try(self, path: str, body: bytes | None, read: Callable[[Any, float], T]) -> T | Failure:
-        connections = self._connections()  # before the turn, for the first take time, in which others would catch up
+        self._connections()  # before the turn, for the first take time, in which others would catch up
         await self._pace.turn()
         began = time.monotonic()
-        reply = parsed(await connections.send(path, body, self.timeout_s))
+        reply = parsed(await self._connections().send(path, body, self.timeout_s))
         if isinstance(reply, Failure):
             return reply
         try:

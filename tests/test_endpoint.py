@@ -208,6 +208,21 @@ def test_all_endpoints_of_a_server_share_its_requests_per_minute_without_bursts(
     assert arrivals[-1] - arrivals[0] > 2.5 * 60 / 300, "five times as long; twice, were each alone"
 
 
+def test_a_request_that_waits_for_its_turn_outlives_the_end_of_another_play():
+    with ScriptedEndpoint("hi") as base_url:
+
+        async def chat() -> list[Any]:
+            endpoint = Endpoint(base_url, per_minute=300)
+            chats = [asyncio.create_task(endpoint.chat("scripted", HELLO)) for _ in range(2)]
+            await chats[0]
+            await endpoint.aclose()
+            answers = await asyncio.gather(*chats)
+            await endpoint.aclose()
+            return answers
+
+        assert [answer.text for answer in asyncio.run(chat())] == ["hi", "hi"]
+
+
 def test_prices_are_read_from_a_table_per_model(tmp_path):
     path = tmp_path / "prices.toml"
     path.write_text('["gpt-4.1"]\nprompt = 2\ncached = 0.5\ncompletion = 8\n[tiny]\nprompt = 1\ncompletion = 2.5\n')

@@ -177,7 +177,8 @@ def test_a_program_that_hangs_is_started_anew():
 def test_a_program_that_ended_is_asked_no_more_whatever_holds_its_output(what: str):
     with ProcessPolicy(TROUBLED, timeout_s=15.0) as policy:
         assert asked(policy, f"parts-{what}") == "climb"
-        time.sleep(0.5)
+        while (program := policy._programs[0]) is not None and not program.over:
+            time.sleep(0.01)
         assert asked(policy, "fine") == "climb"
         assert "ended with exit code 7" in asked(policy, f"die-{what}")
         assert asked(policy, "fine") == "climb"
@@ -199,6 +200,23 @@ def test_closing_leaves_no_process(troubled: ProcessPolicy):
     assert gone(pid)
     assert gone(child)
     assert run(troubled, "a")[0].success is True, "it starts again on use"
+
+
+def test_what_a_program_left_ends_with_the_policy_also_where_another_program_took_its_place():
+    script = f"""
+import asyncio, time
+from milepost.agents.core import Request
+from milepost.agents.process import ProcessPolicy
+with ProcessPolicy({TROUBLED!r}) as policy:
+    print(asyncio.run(policy.act([Request("parts-holds", "g", [])]))[0].text, flush=True)
+    while (program := policy._programs[0]) is not None and not program.over:
+        time.sleep(0.01)
+    print(asyncio.run(policy.act([Request("fine", "g", [])]))[0].text, flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    child, answer = done.stdout.split()
+    assert answer == "climb"
+    assert gone(child)
 
 
 def test_a_program_that_stays_when_its_input_ends_is_killed_with_its_children():

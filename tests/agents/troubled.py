@@ -18,6 +18,9 @@ for line in sys.stdin:
         subprocess.Popen(["sleep", "20"], stdout=subprocess.DEVNULL, start_new_session=True)
     if "outs" in episode:  # or its standard output
         subprocess.Popen(["sleep", "20"], stderr=subprocess.DEVNULL, start_new_session=True)
+    if "holds" in episode:
+        child = subprocess.Popen(["sleep", "60"])
+        answer["content"] = str(child.pid)
     if "die" in episode:
         print("Traceback ...\nMemoryError: no more", file=sys.stderr, flush=True)
         sys.exit(7)
