@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult
 
 PATH = "/mcp"
-CLOSE_S = 5.0
-"""So long a call under way may take to end when the process is to end."""
+CLOSE_S = 30.0
+"""So long the call under way and the end of the environment may take: a sandbox of its may need half of it."""
 
 
 class EnvServer:
@@ -43,11 +43,12 @@ class EnvServer:
 
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="milepost-mcp")
         self._name = name
+        self._stuck = False
         with _stdout_kept():
             self._hosted = self._thread.submit(make).result()
 
     def server(self) -> Server[Any]:
-        """Return the server of the ``mcp`` package; the environment is closed when it ends."""
+        """Return the server of the ``mcp`` package; the environment is closed when it ends, if it comes to an end."""
         from mcp import types
         from mcp.server import Server
 
@@ -72,8 +73,7 @@ class EnvServer:
             try:
                 yield {}
             finally:
-                await self._in_thread(self._hosted.close)
-                self._thread.shutdown()
+                await asyncio.to_thread(self._close)
 
         return Server(
             self._name,
@@ -92,10 +92,7 @@ class EnvServer:
         from mcp.server.stdio import stdio_server
 
         def leave(number: int) -> None:
-            try:
-                self._thread.submit(self._hosted.close).result(CLOSE_S)
-            except TimeoutError:
-                print("the environment is still in a call: its episode is not kept", file=sys.stderr, flush=True)
+            self._close()
             os._exit(128 + number)  # the thread that waits for input would keep the interpreter
 
         async def serve() -> None:
@@ -105,7 +102,8 @@ class EnvServer:
             async with stdio_server() as (reads, writes):
                 await server.run(reads, writes, server.create_initialization_options())
 
-        asyncio.run(serve())
+        with self._left_behind():
+            asyncio.run(serve())
 
     def serve_http(self, host: str, sock: socket.socket) -> None:
         """Serve streamable HTTP at ``/mcp`` of a socket (see ``bound``) until SIGINT or SIGTERM."""
@@ -113,7 +111,27 @@ class EnvServer:
 
         app = self.server().streamable_http_app(streamable_http_path=PATH, host=host)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
-        uvicorn.Server(config).run(sockets=[sock])
+        with self._left_behind():
+            uvicorn.Server(config).run(sockets=[sock])
+
+    def _close(self) -> None:
+        try:
+            self._thread.submit(self._hosted.close).result(CLOSE_S)
+        except TimeoutError:
+            self._stuck = True
+            print(
+                f"milepost: the environment did not end within {CLOSE_S:g} s and is left", file=sys.stderr, flush=True
+            )
+        self._thread.shutdown(wait=False)
+
+    @contextmanager
+    def _left_behind(self) -> Iterator[None]:
+        """End the process where a call never ends: its thread would keep the interpreter."""
+        try:
+            yield
+        finally:
+            if self._stuck:
+                os._exit(130 if isinstance(sys.exception(), KeyboardInterrupt) else 1)
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

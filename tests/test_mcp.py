@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ tool_env.gym.register("noisy/Shop-v0", entry_point=NoisyEnv, max_episode_steps=1
 STUCK = """
 import sys, threading
 import tool_env
+from milepost.envs import mcp_server
+mcp_server.CLOSE_S = 1.0
 
 class StuckEnv(tool_env.ShopEnv):
     def step(self, action):
@@ -73,16 +75,26 @@ def over_stdio(*words: str, path: Path = TESTS) -> Any:
 @contextmanager
 def over_http(*words: str) -> Iterator[str]:
     """Yield the address of a server in a process of its own, which a signal ends."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(TESTS)])}
+    with http_process(*words) as (process, url):
+        try:
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+
+@contextmanager
+def http_process(*words: str, path: Path = TESTS) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(TESTS), str(path)])}
     words = (*words, "--transport", "http", "--port", "0")
     process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, env=env)
     assert process.stderr is not None
     try:
         line = process.stderr.readline()
         assert line.startswith("milepost: serving "), line + process.stderr.read()
-        yield line.split()[-1]
+        yield process, line.split()[-1]
     finally:
-        process.send_signal(signal.SIGINT)
+        process.kill()
         process.wait(20)
         process.stderr.close()
 
@@ -191,7 +203,11 @@ def test_a_signal_ends_the_server_though_its_input_stays_open_and_what_was_playe
     assert (episode.stop, len(episode.turns)) == (Stop.CANCELLED, 1)
 
 
-def test_a_signal_ends_the_server_in_the_middle_of_a_call_that_never_does(tmp_path: Path):
+LEFT = "milepost: the environment did not end within 1 s and is left\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, None])
+def test_a_server_ends_in_the_middle_of_a_call_that_never_does(number: int | None, tmp_path: Path):
     (tmp_path / "stuck_env.py").write_text(STUCK)
     with started(over_stdio("stuck_env:stuck/Shop-v0", path=tmp_path)) as process:
         asked(process, [("reset", {})])
@@ -200,15 +216,44 @@ def test_a_signal_ends_the_server_in_the_middle_of_a_call_that_never_does(tmp_pa
         call = {"name": "look", "arguments": {}}
         process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}) + "\n")
         process.stdin.flush()
-        for line in process.stderr:
-            if line == "stuck\n":
-                break
-        process.send_signal(signal.SIGTERM)
+        until(process, "stuck\n")
+        if number is None:
+            process.stdin.close()
+        else:
+            process.send_signal(number)
         try:
-            assert process.wait(60) == 128 + signal.SIGTERM
+            assert process.wait(60) == (1 if number is None else 128 + number)
         finally:
             process.kill()
-        assert "the environment is still in a call: its episode is not kept" in process.stderr.read()
+        assert LEFT in process.stderr.read()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_server_over_http_ends_in_the_middle_of_a_call_that_never_does(number: int, code: int, tmp_path: Path):
+    (tmp_path / "stuck_env.py").write_text(STUCK)
+
+    async def run(process: subprocess.Popen[str], url: str) -> None:
+        async with mcp.Client(url) as client:
+            await client.call_tool("reset", {})
+            call = asyncio.create_task(client.call_tool("look", {}))
+            await asyncio.to_thread(until, process, "stuck\n")
+            process.send_signal(number)
+            await asyncio.gather(call, return_exceptions=True)
+
+    with http_process("stuck_env:stuck/Shop-v0", path=tmp_path) as (process, url):
+        with suppress(Exception):  # what a client makes of a server that ends is not ours
+            asyncio.run(run(process, url))
+        assert process.wait(60) == code
+        assert process.stderr is not None
+        assert LEFT in process.stderr.read()
+
+
+def until(process: subprocess.Popen[str], said: str) -> None:
+    """Wait for a line of its standard error."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line == said:
+            return
 
 
 def test_pictures_reach_the_client_as_images():
