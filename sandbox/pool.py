@@ -71,12 +71,13 @@ class Pool:
     def warm(self, settings: Settings | None = None, n: int = 1) -> None:
         """Start idle sandboxes, several at a time, as far as there is room for new ones."""
         settings = _prepared(settings)
-        with self._changed:
-            n = 0 if self._closed else min(n, self._size - self._n)
-            self._n += n
         errors: list[Exception] = []
 
         def start() -> None:
+            with self._changed:
+                if self._closed or self._n >= self._size:
+                    return
+                self._n += 1
             try:
                 sandbox = self._make(settings)
             except BaseException as error:
@@ -87,7 +88,7 @@ class Pool:
             else:
                 self._keep(_key(settings), sandbox)
 
-        _at_once([start] * n, AT_ONCE)
+        _at_once([start] * min(n, self._size), AT_ONCE)
         if errors:
             raise errors[0]
 

@@ -137,6 +137,7 @@ def test_a_second_ctrl_c_leaves_no_environment_open():
 
     def press() -> None:
         policy.asked.wait(100)
+        time.sleep(0.5)  # whoever plays waits
         press_ctrl_c()
         while len(kept) < 4:
             time.sleep(0.02)

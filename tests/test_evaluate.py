@@ -293,18 +293,17 @@ def test_the_command_prints_a_table_lines_and_where_the_run_is(tmp_path: Path, m
     assert row == "Ladder-v0"
 
 
-def test_a_file_gets_a_line_when_something_changed_and_not_before(tmp_path: Path, monkeypatch, capsys):
+def test_a_file_gets_a_line_when_something_changed_and_not_before(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(live_lines, "EVERY_S", 0.01)
     done = evaluate(LADDER, "oracle", out=tmp_path / "run", watch="nothing")
-    told = capsys.readouterr().err
+    monkeypatch.setattr(sys, "stderr", told := io.StringIO())
     with Live(done.panel, done, Meter(), 4, "lines") as live:
         for n in (1, 2):
             live.begun()
-            while f"{n} running" not in told:
+            while f"{n} running" not in told.getvalue():
                 time.sleep(0.01)
-                told += capsys.readouterr().err
             time.sleep(0.1)  # ten times as long as a line takes
-    assert [line[:25] for line in (told + capsys.readouterr().err).splitlines()][-2:] == [
+    assert [line[:25] for line in told.getvalue().splitlines()][-2:] == [
         "4 of 4 done, 1 running, s",
         "4 of 4 done, 2 running, s",
     ]

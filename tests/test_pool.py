@@ -149,10 +149,11 @@ def test_one_that_is_interrupted_as_it_is_taken_or_given_back_is_closed_and_leav
         assert places[0].n_closed == 1
 
 
-def test_a_warming_that_is_interrupted_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["milepost.sandbox.pool._at_once", f"{Place.__module__}.Place.__init__"])
+def test_a_warming_that_is_interrupted_leaves_its_place(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pool(1) as made:
         with monkeypatch.context() as patch:
-            patch.setattr(Place, "__init__", interrupted)
+            patch.setattr(what, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 made.warm(A)
         with made.take(A, wait_s=0.0):
