@@ -186,7 +186,7 @@ class _Background:
         self._loop.set_default_executor(ThreadPoolExecutor(None, "asyncio", work_for, (self._loop,)))
         self._playing: asyncio.Task[None] | None = None
         self._over = threading.Event()
-        self._ending = threading.Lock()
+        self._ending = threading.RLock()  # the collector may come while it is held
         self._then: Callable[[], None] = _nothing
         self._thread = threading.Thread(target=self._run, name="milepost-driver", daemon=True)
         _BACKGROUNDS.add(self)

@@ -30,7 +30,8 @@ class Queue:
         capacity: How many may wait; more is no error.
         every: One observation in so many is kept by ``due``.
         background: Ask in a thread; ``work`` then returns what has come since its last call and never waits. Which
-            update gets an answer depends on the clock, so such a run does not repeat bit for bit.
+            update gets an answer depends on the clock, so such a run does not repeat bit for bit. Python's end waits
+            for a batch under way, ``EXIT_S`` at most.
 
     Source: the annotation worker of Zheng et al. 2024, arXiv 2410.23022.
     """
