@@ -123,7 +123,7 @@ class Interrupted(KeyboardInterrupt):
 Placed = tuple[int, Episode]
 
 
-def _nothing() -> None:
+def _ignore(*_: Episode) -> None:
     pass
 
 
@@ -187,7 +187,7 @@ class _Background:
         self._playing: asyncio.Task[None] | None = None
         self._over = threading.Event()
         self._ending = threading.RLock()  # the collector may come while it is held
-        self._then: Callable[[], None] = _nothing
+        self._then: Callable[[], None] = _ignore
         self._thread = threading.Thread(target=self._run, name="milepost-driver", daemon=True)
         _BACKGROUNDS.add(self)
 
@@ -225,7 +225,7 @@ class _Background:
         if self._error is not None:
             raise self._error
 
-    def stop(self, then: Callable[[], None] = _nothing) -> None:
+    def stop(self, then: Callable[[], None] = _ignore) -> None:
         """Cancel, wait for the end, and call ``then``.
 
         The garbage collector may call this in any thread; one that the end itself waits for leaves ``then`` to it.
@@ -273,7 +273,3 @@ def _rollout(
         n_threads=settings.get("n_threads", 8),
         first_must_fit=settings.get("first_must_fit", True),
     )
-
-
-def _ignore(episode: Episode) -> None:
-    pass

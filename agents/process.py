@@ -73,7 +73,8 @@ class ProcessPolicy:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._programs: list[Program | None] = [None] * processes
-        self._leaving: set[Program] = set()
+        self._started: set[Program] = set()
+        """Whose end was not told yet: those in their place, and those whose place another took."""
         self._homes: dict[str, int] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._n_asked = self._n_answered = self._n_fruitless = 0
@@ -109,7 +110,7 @@ class ProcessPolicy:
     def close(self) -> None:
         """End the programs: their input ends, and who stays all the same is killed."""
         with self._lock:
-            programs = [program for program in self._programs if program is not None] + list(self._leaving)
+            programs = list(self._started)
             self._programs = [None] * len(self._programs)
         for program in programs:
             program.hang_up()
@@ -157,12 +158,11 @@ class ProcessPolicy:
         home = self._homes.setdefault(episode, loads.index(min(loads)))
         program = self._programs[home]
         if program is None or program.over:
-            if program is not None:
-                self._leaving.add(program)
             try:
                 program = self._programs[home] = Program(self._argv, self._read, self._ended)
             except OSError as error:
                 raise ProgramError(f"{self} cannot be started: {error}") from error
+            self._started.add(program)
         return program
 
     def _read(self, program: Program, line: bytes) -> None:
@@ -204,7 +204,7 @@ class ProcessPolicy:
         text = f"{self} {why}{f'; its last words: {words}' if words else ''}"
         with self._lock:
             self._programs = [None if other is program else other for other in self._programs]
-            self._leaving.discard(program)
+            self._started.discard(program)
             self._n_fruitless = 0 if program.n_answers else self._n_fruitless + 1
             if not program.closing:
                 self._broken = self._broken or error or self._verdict(text)

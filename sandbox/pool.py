@@ -122,8 +122,10 @@ class Pool:
                 self._lent[id(sandbox)] = sandbox
                 closed = self._closed
         except BaseException:
-            _close([sandbox] if sandbox else [])
-            self._free()
+            if sandbox is None:
+                self._free()
+            else:
+                self._drop(sandbox)
             raise
         if closed:
             self._drop(sandbox)
